@@ -1,0 +1,41 @@
+# On a fresh machine with Python (3.10 or newer) and make:  make demo  and  make test  do everything.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= nnssl_demo
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make demo   install into $(VENV) and run the main job on synthetic data (about 12 minutes on two CPU cores)"
+	@echo "make test   install and run the tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove $(VENV) and the demo's output"
+
+install: $(STAMP)
+
+# The stamp makes a second call free; pip runs again only when the dependencies change.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/nnssl_demo -o $(DEMO) --overwrite
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# mypy cannot see that planners/ and trainers/ are installed as nnssl.planners and nnssl.trainers; a tree of links can.
+TYPES := build/types/nnssl
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@mkdir -p $(TYPES)
+	@ln -sfn $(CURDIR)/nnssl/* $(CURDIR)/planners $(CURDIR)/trainers $(TYPES)/
+	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml -p nnssl
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,1 @@
+"""One small module per command; nothing imports these."""

@@ -1,0 +1,80 @@
+"""What the commands share: argument types, logging, and errors as one clear line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable
+
+from nnssl import __version__
+from nnssl.errors import NnsslError
+
+USER_ERROR = 2
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help, and descriptions as they are written."""
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser with the flags that every command has."""
+    p = argparse.ArgumentParser(prog=name, description=description, formatter_class=_Help, allow_abbrev=False)
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error and more of the log")
+    p.add_argument("--version", action="version", version=f"nnssl {__version__}")
+    return p
+
+
+def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> None:
+    """Run a command's main function and leave the process with its exit code.
+
+    Errors that the user can mend are one line on stderr and exit code 2; `--debug` shows the traceback instead.
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.debug else logging.INFO, format="%(message)s", stream=sys.stdout, force=True
+    )
+    for noisy in ("matplotlib", "PIL", "numba", "asyncio", "blosc2"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not arguments.debug:
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        code = main(arguments)
+    except NnsslError as error:
+        if arguments.debug:
+            raise
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def positive_int(text: str) -> int:
+    """argparse type: an integer of at least 1."""
+    return int(_number(text, 1, whole=True))
+
+
+def natural(text: str) -> int:
+    """argparse type: an integer of at least 0."""
+    return int(_number(text, 0, whole=True))
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    return _number(text, 0, whole=False)
+
+
+def _number(text: str, least: int, whole: bool) -> float:
+    wanted = f"a whole number of at least {least}" if whole else "a number above 0"
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}") from None
+    if not math.isfinite(value) or value < least or (not whole and value == 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}")
+    return value

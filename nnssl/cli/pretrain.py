@@ -1,0 +1,86 @@
+"""`nnssl_pretrain`: the self-supervised stage."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from nnssl.cli.common import natural, parser, positive_float, positive_int, run
+from nnssl.trainers.launch import Request, launch
+
+DESCRIPTION = """Pretrain the plans' encoder on a preprocessed pool.
+
+  nnssl_pretrain 500 3d_fullres -m masked_region
+  nnssl_pretrain 500 3d_fullres -m masked_region --set mask_ratio=0.75 --name r75
+  nnssl_pretrain 500 3d_fullres -m masked_region --c            continue where the run stopped
+
+The run folder in nnUNet_results holds encoder.pth, nnunet_init.pth (for nnUNetv2_train -pretrained_weights), config.json,
+metrics.jsonl, progress.png and preview.png. SIGTERM and SIGUSR1 save and leave (exit code 128 + signal)."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = parser("nnssl_pretrain", DESCRIPTION)
+    p.add_argument("dataset", metavar="ID", help="dataset number or name")
+    p.add_argument("configuration", metavar="CONFIG", help="2d, 3d_fullres, ...")
+    p.add_argument("-m", dest="method", required=True, metavar="METHOD", help="method, for example masked_region")
+    p.add_argument("-p", dest="plans", default="nnsslPlans", metavar="PLANS", help="plans name")
+    p.add_argument(
+        "-f", dest="fold", default="all", metavar="FOLD", help="all, or 0-4 to keep that fold's validation cases out"
+    )
+    p.add_argument("--epochs", type=positive_int, help="epochs (1000 if not set)")
+    p.add_argument("--iterations", type=positive_int, help="optimiser steps per epoch (250 if not set)")
+    p.add_argument("--batch-size", type=positive_int, help="crops per step over all GPUs (the plans' if not set)")
+    p.add_argument("--lr", type=positive_float, help="peak learning rate (the method's if not set)")
+    p.add_argument("--seed", type=natural, help="seed of everything random (0 if not set)")
+    p.add_argument(
+        "--set",
+        dest="sets",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="a setting of the method or the run; repeatable",
+    )
+    p.add_argument("--config", type=Path, metavar="FILE", help="YAML file with such settings")
+    p.add_argument("--name", help="tells two runs of one method apart")
+    p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="device (the best there is if not set)")
+    p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")
+    p.add_argument("--c", dest="resume", action="store_true", help="continue the run from its last checkpoint")
+    p.add_argument("--overwrite", action="store_true", help="throw away an existing run of the same name")
+    p.add_argument("--dry-run", action="store_true", help="show what would run, measure one step, write nothing")
+    return p
+
+
+def main_with(a: argparse.Namespace) -> int:
+    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed")}
+    request = Request(
+        dataset=a.dataset,
+        configuration=a.configuration,
+        method=a.method,
+        plans=a.plans,
+        fold=a.fold,
+        flags=flags,
+        sets=tuple(a.sets),
+        config_file=a.config,
+        name=a.name,
+        device=a.device,
+        processes=a.num_gpus,
+        resume=a.resume,
+        overwrite=a.overwrite,
+        debug=a.debug,
+    )
+    if a.dry_run:
+        from nnssl.trainers.dry_run import dry_run
+
+        return dry_run(request)
+    return launch(request)
+
+
+def main() -> None:
+    # nnU-Net's imports ask for the three folders; nothing here needs a display.
+    os.environ.setdefault("MPLBACKEND", "agg")
+    run(main_with, build_parser().parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The loader: a torch DataLoader over step numbers. Workers only read; views are made on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from nnssl.data.pool import Pool
+from nnssl.data.sampling import CropSampler
+from nnssl.data.store import CaseReader
+
+
+class CropDataset(Dataset[dict[str, torch.Tensor]]):
+    """Item number s is this rank's share of the batch of step s.
+
+    Args:
+        pool: cases.
+        sampler: places crops of size (Z, Y, X).
+        batch_size: crops per step over all ranks.
+        share: this rank's part of the batch, a range of positions in [0, batch_size).
+        two_d: drop the leading axis of length one.
+    """
+
+    def __init__(self, pool: Pool, sampler: CropSampler, batch_size: int, share: range, two_d: bool) -> None:
+        self.pool = pool
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.share = share
+        self.two_d = two_d
+        self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        """`images` (b, C, *patch), `inside` (b, dim, 2) int64, `case` (b,) int64; see nnssl.methods.CropBatch."""
+        if self._reader is None:
+            self._reader = CaseReader()
+        images, inside, cases = [], [], []
+        for i in self.share:
+            place = self.sampler(step * self.batch_size + i)
+            crop, box = self._reader.crop(self.pool.image_path(place.case), place.lower, self.sampler.size)
+            images.append(crop[:, 0] if self.two_d else crop)
+            inside.append(box[1:] if self.two_d else box)
+            cases.append(place.case)
+        types = {image.dtype for image in images}
+        stacked = np.stack(images) if len(types) == 1 else np.stack([i.astype(np.float32) for i in images])
+        return {
+            "images": torch.from_numpy(stacked),
+            "inside": torch.from_numpy(np.stack(inside)),
+            "case": torch.tensor(cases),
+        }
+
+
+class _Steps(torch.utils.data.Sampler[int]):
+    def __init__(self, steps: range) -> None:
+        self.steps = steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> DataLoader[dict[str, torch.Tensor]]:
+    """Batches of the given steps, in order.
+
+    Args:
+        dataset: what to read.
+        steps: step numbers.
+        workers: reading processes; 0 = read in this one.
+        pin: page-locked memory, for copies to a GPU that do not wait.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=_Steps(steps),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=False,
+        generator=torch.Generator().manual_seed(0),  # the loader draws a base seed; it must not touch the global one
+    )
+
+
+def rank_share(batch_size: int, rank: int, world_size: int) -> range:
+    """The part of a batch that a rank handles; parts differ by at most one crop and none is empty if B >= ranks."""
+    low, high = (batch_size * r // world_size for r in (rank, rank + 1))
+    return range(low, high)

@@ -1,0 +1,149 @@
+"""The pool: which preprocessed cases there are to pretrain on, and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnssl.data.store import BODY_SUFFIX, case_shape
+from nnssl.errors import MissingError, NnsslError
+from nnssl.files import read_json, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PoolCase:
+    """One case of a pool.
+
+    Attributes:
+        name: local to this machine; never leaves in an exported file.
+        folder: below the dataset's preprocessed folder.
+        shape: (Z, Y, X) after preprocessing.
+        labelled: whether nnU-Net may train on it.
+        digest: of the raw voxels; empty when nnU-Net's own command preprocessed the case.
+        body: number of stored body positions; 0 = crops are placed uniformly.
+    """
+
+    name: str
+    folder: str
+    shape: tuple[int, ...]
+    labelled: bool
+    digest: str = ""
+    body: int = 0
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The cases of one configuration of one dataset."""
+
+    root: Path
+    cases: tuple[PoolCase, ...]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def image_path(self, index: int) -> Path:
+        """The case's .b2nd file."""
+        case = self.cases[index]
+        return self.root / case.folder / f"{case.name}.b2nd"
+
+    def body_path(self, index: int) -> Path:
+        """The case's (K, 3) body positions."""
+        case = self.cases[index]
+        return self.root / case.folder / f"{case.name}{BODY_SUFFIX}"
+
+    def subset(self, names: set[str]) -> Pool:
+        """The cases with these names, in pool order."""
+        return Pool(self.root, tuple(c for c in self.cases if c.name in names))
+
+    @property
+    def digests(self) -> list[str]:
+        """Voxel digests of the cases, sorted, so that nothing can be told from their order."""
+        return sorted(c.digest for c in self.cases if c.digest)
+
+
+def index_path(root: Path, data_identifier: str) -> Path:
+    """Where a pool's index lies: beside the data folder, which nnU-Net wants free of other files."""
+    return root / f"{data_identifier}_pool.json"
+
+
+def write_pool(pool: Pool, data_identifier: str) -> None:
+    """Write the index of a pool."""
+    content = {"format": FORMAT, "cases": [asdict(c) for c in pool.cases]}
+    write_json(content, index_path(pool.root, data_identifier))
+
+
+def read_pool(root: Path, data_identifier: str) -> Pool:
+    """Read a pool's index; without one, take the folder as nnU-Net's own preprocessing left it."""
+    path = index_path(root, data_identifier)
+    if path.is_file():
+        content = read_json(path)
+        if content.get("format") != FORMAT:
+            raise NnsslError(
+                f"{path} has format {content.get('format')}, this version reads {FORMAT}: preprocess again"
+            )
+        cases = tuple(PoolCase(**{**c, "shape": tuple(c["shape"])}) for c in content["cases"])
+    else:
+        cases = tuple(_list_folder(root, data_identifier))
+    if not cases:
+        raise MissingError(
+            f"no preprocessed cases in {root / data_identifier}: run nnssl_plan_and_preprocess for this dataset "
+            "and configuration first"
+        )
+    return Pool(root, cases)
+
+
+def _list_folder(root: Path, data_identifier: str) -> list[PoolCase]:
+    folder = root / data_identifier
+    if not folder.is_dir():
+        return []
+    files = sorted(p for p in folder.glob("*.b2nd") if not p.name.endswith("_seg.b2nd"))
+    return [PoolCase(p.name.removesuffix(".b2nd"), data_identifier, case_shape(p)[1:], True) for p in files]
+
+
+def split_pool(pool: Pool, fold: str | int, splits: list[dict[str, Any]] | None) -> tuple[Pool, Pool]:
+    """Training and validation part of a pool.
+
+    `all`: everything trains, and validation looks at the same cases, as in nnU-Net. A number: the validation cases of
+    that fold of nnU-Net's split are kept out of pretraining; cases without labels always train. A pool without any
+    labels is split like nnU-Net splits, five folds with its seed.
+
+    Args:
+        pool: all cases.
+        fold: `"all"` or 0, 1, ...
+        splits: content of splits_final.json, if there is one.
+    """
+    if fold == "all":
+        return pool, pool
+    names = sorted(c.name for c in pool.cases if c.labelled) or sorted(c.name for c in pool.cases)
+    if splits is None:
+        from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+        if len(names) < 5:
+            raise NnsslError(f"fold {fold} needs at least 5 cases to split, there are {len(names)}: use fold 'all'")
+        splits = generate_crossval_split(names, seed=12345, n_splits=5)
+    if not 0 <= int(fold) < len(splits):
+        raise NnsslError(f"fold {fold} does not exist: the split has folds 0 to {len(splits) - 1}, or use 'all'")
+    held_out = {str(n) for n in splits[int(fold)]["val"]}
+    validation = pool.subset(held_out)
+    training = Pool(pool.root, tuple(c for c in pool.cases if c.name not in held_out))
+    if not len(validation) or not len(training):
+        raise NnsslError(
+            f"fold {fold} leaves {len(training)} training and {len(validation)} validation cases: use 'all'"
+        )
+    return training, validation
+
+
+def read_splits(root: Path) -> list[dict[str, Any]] | None:
+    """nnU-Net's splits_final.json of a dataset, or None."""
+    path = root / "splits_final.json"
+    return read_json(path) if path.is_file() else None
+
+
+def body_positions(pool: Pool, index: int) -> np.ndarray | None:
+    """(K, 3) int32 body positions of a case, memory-mapped; None when there are none."""
+    return np.load(pool.body_path(index), mmap_mode="r") if pool.cases[index].body else None

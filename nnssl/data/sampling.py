@@ -1,0 +1,67 @@
+"""Which crop is crop number n: a pure function of (seed, n), so any run can be resumed or repeated bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from nnssl.data.pool import Pool, body_positions
+
+TRAINING, VALIDATION = 0, 1
+"""Streams of crops that never share a random number."""
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """A case (position in the pool) and the first voxel of a crop in it; the crop may reach beyond the image."""
+
+    case: int
+    lower: tuple[int, int, int]
+
+
+class CropSampler:
+    """Places crops.
+
+    Cases are drawn in shuffled passes over the pool: each is seen once before any is seen twice, so small pools are
+    covered evenly and two crops of one batch rarely share a case. Within a case a share `body_share` of the crops is
+    centred on a random body position, the rest lies anywhere; as in nnU-Net, an axis on which the image is smaller than
+    the crop is padded on both sides.
+
+    Args:
+        pool: cases to draw from.
+        size: (Z, Y, X) voxels of a crop; 2D crops have Z = 1.
+        seed: of the run.
+        stream: TRAINING or VALIDATION.
+        body_share: share of body-centred crops, in [0, 1].
+    """
+
+    def __init__(self, pool: Pool, size: Sequence[int], seed: int, stream: int, body_share: float) -> None:
+        self.pool = pool
+        self.size = tuple(int(s) for s in size)
+        self.body_share = body_share
+        self._key = (seed, stream)
+
+    def __call__(self, n: int) -> CropPlace:
+        """Place of crop number n >= 0."""
+        turn, position = divmod(n, len(self.pool))
+        case = int(_shuffled(self._key, turn, len(self.pool))[position])
+        rng = np.random.default_rng((*self._key, 1, n))
+        shape = self.pool.cases[case].shape
+        body = body_positions(self.pool, case) if rng.random() < self.body_share else None
+        centre = None if body is None or len(body) == 0 else body[int(rng.integers(len(body)))]
+        lower = []
+        for axis, (length, size) in enumerate(zip(shape, self.size)):
+            padding = max(0, size - length)
+            first, last = (-(padding // 2),) * 2 if padding else (0, length - size)
+            free = int(rng.integers(first, last + 1))  # always drawn: the stream does not depend on the branch
+            lower.append(free if centre is None else int(np.clip(int(centre[axis]) - size // 2, first, last)))
+        return CropPlace(case, (lower[0], lower[1], lower[2]))
+
+
+@lru_cache(maxsize=8)
+def _shuffled(key: tuple[int, int], turn: int, count: int) -> np.ndarray:
+    """The order of the cases in pass number `turn`."""
+    return np.random.default_rng((*key, 0, turn)).permutation(count)

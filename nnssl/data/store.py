@@ -1,0 +1,115 @@
+"""The case store: blosc2 files that nnU-Net reads, written once, read one crop at a time."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from nnssl.errors import NnsslError
+from nnssl.files import atomic_path
+
+BODY_SUFFIX = "_body.npy"  # nnU-Net ignores .npy beside .b2nd; any other ending would make it refuse the folder
+FLOAT16_LIMIT = 60000.0
+
+
+def save_case(
+    target: Path,
+    data: np.ndarray,
+    seg: np.ndarray,
+    body: np.ndarray,
+    properties: dict[str, Any],
+    patch_size: Sequence[int],
+    half: bool,
+) -> None:
+    """Write one preprocessed case in nnU-Net's file layout, each file atomically, the image last.
+
+    Args:
+        target: folder / case name.
+        data: (C, Z, Y, X) normalised.
+        seg: (1, Z, Y, X) labels; -1 outside the non-zero region.
+        body: (K, 3) int32 positions inside the body.
+        properties: nnU-Net's per-case properties.
+        patch_size: of the configuration, for nnU-Net's chunk layout.
+        half: store float16. Only for cases without labels: nnU-Net's own validation on a CPU feeds what it reads
+            straight to a float32 network.
+    """
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    half = half and float(np.abs(data).max()) < FLOAT16_LIMIT
+    data = data.astype(np.float16 if half else np.float32, copy=False)
+    seg = seg.astype(np.int16 if seg.max() > 127 else np.int8, copy=False)
+    name = target.name
+    with atomic_path(target.with_name(name + ".pkl")) as path:
+        path.write_bytes(pickle.dumps(properties, protocol=4))
+    with atomic_path(target.with_name(name + BODY_SUFFIX)) as path, path.open("wb") as f:
+        np.save(f, body.astype(np.int32))
+    for suffix, array in (("_seg.b2nd", seg), (".b2nd", data)):
+        blocks, chunks = comp_blosc2_params(array.shape, tuple(patch_size), array.itemsize)
+        with atomic_path(target.with_name(name + suffix)) as path:
+            path.unlink()  # blosc2 wants to create the file itself
+            blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=str(path),
+                chunks=chunks,
+                blocks=blocks,
+                cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1},
+            )
+
+
+def case_shape(path: Path) -> tuple[int, ...]:
+    """(C, Z, Y, X) of a stored case, from its header."""
+    return tuple(int(n) for n in open_case(path).shape)
+
+
+def open_case(path: Path) -> Any:
+    """Open a stored case for reading; nothing is decompressed yet."""
+    try:
+        return blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    except Exception as error:
+        raise NnsslError(f"{path} cannot be read ({error}): run nnssl_plan_and_preprocess again") from error
+
+
+class CaseReader:
+    """Reads crops; keeps the last few files open. One per worker process."""
+
+    def __init__(self, keep_open: int = 64) -> None:
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._keep_open = keep_open
+
+    def crop(self, path: Path, lower: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read a box that may reach beyond the image; outside is zero.
+
+        Args:
+            path: a .b2nd file holding (C, Z, Y, X).
+            lower: first voxel of the box per axis (may be negative).
+            size: voxels per axis.
+
+        Returns:
+            (C, *size) in the stored type, and (3, 2) int64: the part of the crop that lies inside the image.
+        """
+        array = self._array(path)
+        shape = array.shape[1:]
+        start = [max(0, lo) for lo in lower]
+        stop = [min(n, lo + s) for n, lo, s in zip(shape, lower, size)]
+        inside = np.array([[a - lo, b - lo] for a, b, lo in zip(start, stop, lower)], dtype=np.int64)
+        out = np.zeros((array.shape[0], *size), dtype=array.dtype)
+        channels = slice(None)
+        there = (channels, *(slice(a, b) for a, b in inside))
+        here = (channels, *(slice(a, b) for a, b in zip(start, stop)))
+        out[there] = array[here]
+        return out, inside
+
+    def _array(self, path: Path) -> Any:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            self._open[path] = open_case(path)
+            if len(self._open) > self._keep_open:
+                self._open.popitem(last=False)
+        return self._open[path]

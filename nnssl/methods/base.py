@@ -1,0 +1,149 @@
+"""What every self-supervised method is: an nn.Module that knows nothing of trainers, files or nnU-Net."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from nnssl.views import Geometry
+
+Views = dict[str, torch.Tensor]
+"""What a method shows its network: named tensors, batch first."""
+
+
+class MethodConfig(BaseModel):
+    """Hyper-parameters of a method, with ranges, so that a bad value is one clear line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The optimiser a method works with unless the user says otherwise.
+
+    Attributes:
+        optimizer: `adamw` or `sgd` (Nesterov).
+        lr: peak learning rate, absolute.
+        weight_decay: as the optimiser takes it; never applied to biases and norms.
+        schedule: `poly` (exponent 0.9, nnU-Net's) or `cosine`, after the warm-up.
+        warmup: share of all steps spent in a linear ramp from zero.
+        clip: largest gradient norm.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    schedule: Literal["poly", "cosine"] = "cosine"
+    warmup: float = 0.05
+    clip: float = 12.0
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops as the loader hands them over, on the training device.
+
+    Attributes:
+        images: (B, C, *spatial) float32, normalised by the plans, zero where a crop reaches beyond its image.
+        inside: (B, dim, 2) int64, first and one-past-last voxel of each axis that belongs to the image.
+        case: (B,) int64, position of the case in the pool.
+    """
+
+    images: torch.Tensor
+    inside: torch.Tensor
+    case: torch.Tensor
+
+    def to(self, device: torch.device) -> CropBatch:
+        """Move to a device without waiting for it."""
+        return CropBatch(
+            self.images.to(device, dtype=torch.float32, non_blocking=True),
+            self.inside.to(device, non_blocking=True),
+            self.case.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Result of a forward pass.
+
+    Attributes:
+        total: differentiable scalar.
+        terms: detached scalars by name, for the log; left on the device.
+    """
+
+    total: torch.Tensor
+    terms: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What pretraining leaves behind.
+
+    Attributes:
+        encoder: the plans' encoder (the teacher's where a method exports the teacher).
+        decoder: nnU-Net's own decoder if the method trained it, else None.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module | None = None
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method.
+
+    Subclasses set `name`, `Config`, `optimisation` and `citation`, build their heads in `__init__`, and define
+    `views`, `forward` and `exported`. All state (teacher, queue, prototypes) lives in buffers or parameters, so it is
+    in the checkpoint. Masks are arguments, never globals; True = visible.
+
+    Args:
+        unet: the plans' network (`.encoder`, `.decoder`), freshly initialised; take what is needed of it.
+        geometry: patch size and spacing of the crops.
+        channels: image channels C.
+        config: an instance of the class' `Config`.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]]
+    optimisation: ClassVar[Optimisation] = Optimisation()
+    citation: ClassVar[str]
+
+    def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.channels = channels
+        self.config = config
+
+    @abstractmethod
+    def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
+        """Make what the network will see. Runs on the device of the crops, without gradient.
+
+        Augments only in training mode (`self.training`), so that validation is a fixed task.
+
+        Args:
+            crops: B crops.
+            generator: CPU generator, seeded per step by the trainer; the only source of randomness.
+        """
+
+    @abstractmethod
+    def forward(self, views: Views) -> Losses:
+        """Score the network's answer. No host synchronisation."""
+
+    @abstractmethod
+    def exported(self) -> Exported:
+        """The encoder (and decoder) that is the result."""
+
+    def after_step(self, progress: float) -> None:
+        """Update momentum teachers, queues, prototypes after an optimiser step; progress in [0, 1] of the run."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Collapse metrics and the like, computed on demand (once per epoch)."""
+        return {}
+
+    @torch.no_grad()
+    def preview(self, views: Views) -> dict[str, torch.Tensor]:
+        """Pictures a person would want to see: name -> (B, C, *spatial), one column each, in order."""
+        return dict(views)

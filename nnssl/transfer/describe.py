@@ -1,0 +1,98 @@
+"""What a file of weights holds, in words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnssl.errors import NnsslError
+from nnssl.transfer import torch_files
+from nnssl.transfer.encoder_file import check_aliases
+from nnssl.transfer.report import part_of
+
+
+def describe_file(path: Path, keys: bool = False) -> list[str]:
+    """Lines that describe an encoder file, a weights file for nnU-Net, or a pretraining checkpoint.
+
+    Args:
+        path: the file.
+        keys: also list every tensor.
+
+    Raises:
+        NnsslError: the file is none of these, damaged, or unsafe to read.
+    """
+    content = torch_files.load(path)
+    if "nnssl_checkpoint" in content:
+        lines, weights = _checkpoint(content), content["method_state"]
+    elif "nnssl_adaptation_plan" in content:
+        lines, weights = _encoder(content), content["network_weights"]
+    elif "network_weights" in content:
+        lines, weights = _weights_file(content), content["network_weights"]
+    else:
+        raise NnsslError(f"{path} holds neither an encoder, nor weights for nnU-Net, nor a pretraining checkpoint")
+    size = f"{path.stat().st_size / 2**20:.1f} MiB"
+    lines = [f"{path} ({size})", *lines, *_weights(weights)]
+    if keys:
+        lines += [f"  {k}  {tuple(v.shape)}  {str(v.dtype).removeprefix('torch.')}" for k, v in weights.items()]
+    return lines
+
+
+def _encoder(content: Mapping[str, Any]) -> list[str]:
+    provenance, plan = content["provenance"], content["nnssl_adaptation_plan"]
+    architecture = plan["architecture_plans"]
+    kwargs = architecture["arch_kwargs"]
+    (name, configuration), *_ = plan["pretrain_plan"]["configurations"].items()
+    check_aliases(content["network_weights"], "the file")
+    return [
+        f"pretrained encoder, format {content.get('nnssl_format', 'unknown')}",
+        f"method         {provenance.get('method')}, {provenance.get('steps'):,} steps, seed {provenance.get('seed')}",
+        f"settings       {_short(provenance.get('config', {}))}",
+        f"pool           {', '.join(provenance.get('dataset_names', []))}: {provenance.get('cases')} cases, "
+        f"{len(provenance.get('case_digests', []))} voxel digests, fold {provenance.get('fold')}",
+        f"plans          {plan['pretrain_plan']['plans_name']}, {name}: patch {configuration['patch_size']}, "
+        f"spacing {configuration['spacing']} mm, {', '.join(configuration['normalization_schemes'])}",
+        f"network        {architecture['arch_class_name']}",
+        f"               features {kwargs['features_per_stage']}, strides {kwargs['strides']}",
+        f"input channels {plan['pretrain_num_input_channels']}",
+        f"versions       {_short(provenance.get('versions', {}))}",
+        *(f"cite           {c}" for c in content.get("citations", [])),
+    ]
+
+
+def _weights_file(content: Mapping[str, Any]) -> list[str]:
+    report = content.get("nnssl_load_report")
+    lines = ["weights for nnUNetv2_train -pretrained_weights"]
+    if report:
+        share = 100 * report["encoder_coverage"]
+        lines.append(f"decoder {content.get('nnssl_decoder')}; {share:.1f} % of the encoder pretrained")
+    return lines
+
+
+def _checkpoint(content: Mapping[str, Any]) -> list[str]:
+    config = content["config"]
+    return [
+        f"pretraining checkpoint, format {content['nnssl_checkpoint']}",
+        f"method {config['method']}, epoch {content['epoch']} of {config['epochs']}, step {content['step']} of "
+        f"{config['iterations']}",
+        f"settings {_short(config)}",
+    ]
+
+
+def _weights(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Number of values by part of the network, shared tensors counted once."""
+    counts: dict[str, int] = defaultdict(int)
+    for key, value in weights.items():
+        if ".all_modules." not in key and "decoder.encoder." not in key and isinstance(value, torch.Tensor):
+            counts[part_of(key) if key.startswith(("encoder.", "decoder.")) else "network"] += value.numel()
+    return [
+        *(f"  {part:<16} {n:,} values" for part, n in sorted(counts.items())),
+        f"  {'in all':<16} {sum(counts.values()):,} values",
+    ]
+
+
+def _short(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)

@@ -1,0 +1,59 @@
+"""Where an encoder comes from: enough to repeat the run and to recognise its images, nothing about a patient."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("nnssl", "nnunetv2", "torch", "numpy", "dynamic-network-architectures", "batchgeneratorsv2", "blosc2")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def provenance(
+    *,
+    method: str,
+    config: Mapping[str, Any],
+    steps: int,
+    plans: Mapping[str, Any],
+    configuration: str,
+    fold: str | int,
+    fingerprint: Mapping[str, Any] | None,
+    digests: Sequence[str],
+    cases: int,
+) -> dict[str, Any]:
+    """The provenance block of an encoder file.
+
+    Args:
+        method, config, steps: what was trained, how, and for how many optimiser steps.
+        plans, configuration, fold: on which plans.
+        fingerprint: of the dataset; its per-case block is left out.
+        digests: voxel digests of the training cases, for the leakage check.
+        cases: number of training cases.
+    """
+    shown = {k: v for k, v in (fingerprint or {}).items() if k != "nnssl"}
+    return {
+        "method": method,
+        "config": dict(config),
+        "seed": config.get("seed"),
+        "steps": steps,
+        "dataset_names": [plans["dataset_name"]],
+        "cases": cases,
+        "case_digests": sorted(digests),
+        "configuration": configuration,
+        "fold": fold,
+        "plans": dict(plans),
+        "fingerprint": shown,
+        "versions": package_versions(),
+    }

@@ -1,0 +1,91 @@
+"""Plans for a pool that fit a target dataset: what is pretrained then loads into the target's network by construction."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+from nnssl.planners.fingerprint import FINGERPRINT
+from nnssl.planners.planner import cap_batch_size, save_plans
+
+from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
+from nnssl.errors import NnsslError
+from nnssl.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+
+def plan_like(dataset_name: str, target: str | int, target_plans: str, plans_name: str, size: str) -> dict[str, Any]:
+    """Make plans for a pool with a target's patch size, spacing, topology, normalisation and axis order.
+
+    Intensity properties come from the target too, so that CT is clipped and scaled with the same numbers on both sides.
+    Only the batch size is the pool's own business: the target's, capped for its size.
+
+    Args:
+        dataset_name: the pool's folder name below nnUNet_raw (its fingerprint must exist).
+        target: dataset whose plans to follow (id or name).
+        target_plans: name of the target's plans.
+        plans_name: name for the pool's plans.
+        size: preset that caps the batch size.
+
+    Raises:
+        NnsslError: the channels of pool and target differ in number.
+    """
+    target_name = resolve_dataset(target, "nnUNet_preprocessed")
+    theirs = read_plans(target_name, target_plans)
+    root = nnunet_folder("nnUNet_preprocessed")
+    pool_json = read_dataset_json(nnunet_folder("nnUNet_raw") / dataset_name / "dataset.json")
+    target_json = read_dataset_json(root / target_name / "dataset.json")
+    _check_channels(dataset_name, pool_json, target_name, target_json)
+    fingerprint = read_json(root / dataset_name / FINGERPRINT)
+
+    plans = copy.deepcopy(theirs)
+    plans.pop("nnssl", None)  # the target's fine-tuning settings are not the pool's
+    plans |= {
+        "dataset_name": dataset_name,
+        "plans_name": plans_name,
+        "image_reader_writer": fingerprint["nnssl"]["reader"],
+        "nnssl_like": {"dataset_name": target_name, "plans_name": theirs["plans_name"]},
+    }
+    plans["configurations"] = {
+        name: _pool_configuration(name, configuration, plans_name, size)
+        for name, configuration in _resolved(theirs).items()
+    }
+    save_plans(plans, dataset_name)
+    pool_json["numTraining"] = len(fingerprint["nnssl"]["cases"])
+    write_json(pool_json, root / dataset_name / "dataset.json")
+    return plans
+
+
+def _pool_configuration(name: str, configuration: dict[str, Any], plans_name: str, size: str) -> dict[str, Any]:
+    dim = len(configuration["patch_size"])
+    batch_size = cap_batch_size(configuration["batch_size"], dim, size)
+    return {**configuration, "data_identifier": f"{plans_name}_{name}", "batch_size": batch_size}
+
+
+def _resolved(plans: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Configurations with inheritance resolved by nnU-Net; cascades need labels of a first stage and are left out."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(copy.deepcopy(plans))
+    resolved = {}
+    for name in plans["configurations"]:
+        configuration = manager.get_configuration(name).configuration
+        if configuration.get("previous_stage"):
+            continue
+        resolved[name] = {k: v for k, v in configuration.items() if k not in ("inherits_from", "next_stage")}
+    return resolved
+
+
+def _check_channels(pool: str, pool_json: dict[str, Any], target: str, target_json: dict[str, Any]) -> None:
+    ours, theirs = list(pool_json["channel_names"].values()), list(target_json["channel_names"].values())
+    if len(ours) != len(theirs):
+        raise NnsslError(
+            f"{pool} has {len(ours)} channel(s) {ours}, {target} has {len(theirs)} {theirs}: "
+            "the same network needs the same number of channels"
+        )
+    if [n.casefold() for n in ours] != [n.casefold() for n in theirs]:
+        log.warning(
+            "channel names differ: %s has %s, %s has %s; the target's normalisation is used", pool, ours, target, theirs
+        )

@@ -1,0 +1,21 @@
+"""nnU-Net trainers: pretraining (a base and one class per method) and fine-tuning."""
+
+from __future__ import annotations
+
+from nnssl.trainers.finetune import (
+    nnUNetTrainer_SSLFrozenEncoder,
+    nnUNetTrainer_SSLSawtooth,
+    nnUNetTrainer_SSLScratch,
+    nnUNetTrainer_SSLWarmup,
+)
+from nnssl.trainers.methods import nnsslTrainer_MaskedRegion
+from nnssl.trainers.pretraining import nnsslTrainer
+
+__all__ = [
+    "nnUNetTrainer_SSLFrozenEncoder",
+    "nnUNetTrainer_SSLSawtooth",
+    "nnUNetTrainer_SSLScratch",
+    "nnUNetTrainer_SSLWarmup",
+    "nnsslTrainer",
+    "nnsslTrainer_MaskedRegion",
+]

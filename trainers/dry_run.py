@@ -1,0 +1,95 @@
+"""`--dry-run`: what would run, with memory and time measured on one real step. Writes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from nnssl.trainers.launch import Request, limit_threads, make_trainer, pick_device, prepare, run_folder
+from nnssl.trainers.monitor import duration
+from nnssl.trainers.pretraining import nnsslTrainer
+
+from nnssl.data.sampling import TRAINING
+
+log = logging.getLogger(__name__)
+
+TIMED_STEPS = 3
+
+
+def dry_run(request: Request) -> int:
+    """Print network, parameters, data, memory and a time estimate for a request."""
+    device = pick_device(request.device, request.processes)
+    limit_threads(device)
+    request = dataclasses.replace(request, overwrite=False, resume=False)
+    folder = run_folder(request)
+    with tempfile.TemporaryDirectory() as elsewhere:  # nnU-Net's constructor makes folders
+        before = os.environ["nnUNet_results"]
+        os.environ["nnUNet_results"] = elsewhere
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                trainer = make_trainer(request, prepare(request), device)
+                trainer.initialize()
+            memory_before = _memory(device)
+            seconds = _seconds_per_step(trainer)
+            lines = _report(trainer, folder, seconds, memory_before)
+        finally:
+            os.environ["nnUNet_results"] = before
+    for line in lines:
+        log.info("%s", line)
+    return 0
+
+
+def _seconds_per_step(trainer: nnsslTrainer) -> float:
+    """Median of a few real steps after a first one that warms up."""
+    times = []
+    trainer.method.train()
+    steps = range(TIMED_STEPS + 1)
+    for batch in trainer._loader(trainer.train_pool, TRAINING, steps, workers=0):
+        begin = time.perf_counter()
+        trainer._step(batch)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[TIMED_STEPS // 2]
+
+
+def _memory(device: torch.device) -> float:
+    """Peak memory so far in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: float) -> list[str]:
+    run = trainer.run
+    parameters = sum(p.numel() for p in trainer.method.parameters())
+    encoder = sum(p.numel() for p in trainer.method.exported().encoder.parameters())
+    architecture = trainer.configuration_manager.configuration["architecture"]
+    kwargs = architecture["arch_kwargs"]
+    steps = run.epochs * run.iterations
+    used = _memory(trainer.device)
+    where = "GPU" if trainer.device.type == "cuda" else f"of which {(used - memory_before) / 2**30:.2f} for training"
+    patch = "x".join(str(n) for n in trainer.configuration_manager.patch_size)
+    options = ", ".join(f"{k}={v}" for k, v in run.options.items())
+    return [
+        f"method      {run.method} ({options})",
+        f"network     {architecture['network_class_name'].rsplit('.', 1)[-1]}, features "
+        f"{'-'.join(str(f) for f in kwargs['features_per_stage'])}, strides {kwargs['strides']}",
+        f"parameters  {parameters:,}, the encoder {encoder:,}",
+        f"data        {len(trainer.train_pool)} cases, {trainer.num_input_channels} channel(s), crops {patch}, "
+        f"batch {run.batch_size}",
+        f"optimiser   {run.optimizer}, peak learning rate {run.lr:g}, {run.schedule}, warm-up {100 * (run.warmup or 0):g} %",
+        f"memory      {used / 2**30:.2f} GiB peak ({where})",
+        f"time        {seconds:.3f} s per step (measured, without waiting for data), {steps:,} steps: "
+        f"{duration(seconds * steps)} on {trainer.device.type}",
+        f"would write {folder}",
+    ]

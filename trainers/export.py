@@ -1,0 +1,92 @@
+"""From a finished run to the files a user takes away."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnssl.methods import get_method
+from nnssl.transfer import (
+    EncoderFile,
+    LoadReport,
+    pack_encoder,
+    read_encoder,
+    write_encoder,
+    write_nnunet_init,
+)
+from nnssl.transfer.nnunet_init import Decoder
+from nnssl.transfer.provenance import provenance
+
+if TYPE_CHECKING:
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+ENCODER, NNUNET_INIT = "encoder.pth", "nnunet_init.pth"
+
+
+def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
+    """The encoder file of a run as it stands."""
+    exported = trainer.method.exported()
+    run, plans = trainer.run, trainer.plans_manager.plans
+    steps = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
+    return pack_encoder(
+        exported.encoder,
+        exported.decoder,
+        plans=plans,
+        configuration_name=trainer.configuration_name,
+        configuration=trainer.configuration_manager.configuration,
+        channels=trainer.num_input_channels,
+        provenance=provenance(
+            method=run.method,
+            config=run.model_dump(),
+            steps=steps,
+            plans=plans,
+            configuration=trainer.configuration_name,
+            fold=trainer.fold,
+            fingerprint=trainer.fingerprint(),
+            digests=trainer.train_pool.digests,
+            cases=len(trainer.train_pool),
+        ),
+        citations=[get_method(run.method).citation],
+    )
+
+
+def export_rehearsal(trainer: nnsslTrainer) -> None:
+    """Fail before the training, not after it: export the untrained network once, completely, and throw it away."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(trainer, Path(folder))
+        read_encoder(Path(folder) / ENCODER)  # checks that shared tensors are still shared
+
+
+def write_files(trainer: nnsslTrainer, folder: Path) -> tuple[LoadReport, Decoder]:
+    """Write encoder.pth and nnunet_init.pth, the latter checked by nnU-Net's own loader."""
+    encoder = encoder_of(trainer)
+    decoder: Decoder = trainer.run.decoder or ("pretrained" if encoder.has_decoder else "fresh")
+    write_encoder(encoder, folder / ENCODER)
+    report = write_nnunet_init(
+        encoder,
+        folder / NNUNET_INIT,
+        architecture=trainer.configuration_manager.configuration["architecture"],
+        channels=trainer.num_input_channels,
+        decoder=decoder,
+        seed=trainer.run.seed,
+    )
+    return report, decoder
+
+
+def export_run(trainer: nnsslTrainer) -> list[str]:
+    """Write a run's files into its folder.
+
+    Returns:
+        Lines for the log: the load report and the command that comes next.
+    """
+    folder = Path(trainer.output_folder)
+    report, decoder = write_files(trainer, folder)
+    return [
+        f"{folder / ENCODER}: the pretrained encoder",
+        f"{folder / NNUNET_INIT}: for nnUNetv2_train -pretrained_weights (decoder {decoder}); checked with its loader:",
+        *report.lines(),
+        "fine-tune with:",
+        f"  nnUNetv2_train TARGET {trainer.configuration_name} FOLD -p PLANS -tr nnUNetTrainer_SSLWarmup "
+        f"-pretrained_weights {folder / NNUNET_INIT}",
+    ]

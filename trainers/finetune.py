@@ -1,0 +1,209 @@
+"""Fine-tuning trainers for nnU-Net's unmodified `nnUNetv2_train`.
+
+They leave the architecture to the plans and write `trainer_name = "nnUNetTrainer"` into their checkpoints, so that
+`nnUNetv2_predict` on a machine without nnssl runs their models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnssl.trainers import schedule
+from nnssl.trainers.finetune_settings import settings_from_plans
+from nnssl.trainers.optimisers import make_optimizer, set_lr
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from nnssl.errors import NnsslError
+from nnssl.files import atomic_path
+
+
+class nnUNetTrainer_SSLBase(nnUNetTrainer):
+    """What the four share; not to be used by itself.
+
+    Subclasses set the peak rate, and `schedule`: (fractional epoch, epochs) -> (factor on the peak rate, encoder learns).
+    The rate moves every iteration: with the short trainings of few labels, an epoch is too coarse for a ramp.
+    """
+
+    peak_lr: ClassVar[float] = 1e-3
+    expects_pretrained: ClassVar[bool] = True
+    stage_of: ClassVar[Any] = staticmethod(schedule.finetune_warmup)
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = settings_from_plans(plans)
+        self.initial_lr = self.settings.initial_lr or self.peak_lr
+        for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
+            if getattr(self.settings, name) is not None:
+                setattr(self, name, getattr(self.settings, name))
+        self._iteration = 0
+        self._initial: dict[str, torch.Tensor] | None = None
+
+    def initialize(self) -> None:
+        """As nnU-Net; remembers a sample of the fresh weights, to tell later whether any were replaced."""
+        super().initialize()
+        self._initial = {k: v.detach().flatten()[:64].clone() for k, v in self._unet().named_parameters()}
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """One optimiser over all parameters for all stages, so that momentum outlives a stage."""
+        name = self.settings.optimizer or "sgd"
+        groups = [{"params": list(self.network.parameters()), "weight_decay": self.weight_decay}]
+        optimizer = make_optimizer(name, groups, self.initial_lr)
+        optimizer.register_step_pre_hook(self._drop_frozen_gradients)
+        return optimizer, _EpochSchedule(self)
+
+    # ---------------------------------------------------------------- schedule
+
+    def stage(self, epoch: float) -> tuple[float, bool]:
+        """Learning rate and whether the encoder learns, at a fractional epoch. Pure, so a resume lands right."""
+        factor, encoder_learns = self.stage_of(epoch, self.num_epochs)
+        return self.initial_lr * factor, encoder_learns
+
+    def on_train_epoch_start(self) -> None:
+        """Announce the stage of the epoch."""
+        self._iteration = 0
+        self._set_stage()
+        super().on_train_epoch_start()
+        if not self._encoder_learns:
+            self.print_to_log_file("the encoder is frozen in this epoch")
+            for module in self._unet().encoder.modules():  # running statistics must not drift while frozen
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def train_step(self, batch: dict) -> dict:
+        """nnU-Net's step at this iteration's rate."""
+        self._set_stage()
+        self._iteration += 1
+        return super().train_step(batch)
+
+    def _set_stage(self) -> None:
+        # the middle of the step: a ramp neither starts at zero nor overshoots
+        epoch = self.current_epoch + (self._iteration + 0.5) / self.num_iterations_per_epoch
+        lr, self._encoder_learns = self.stage(epoch)
+        set_lr(self.optimizer, lr)
+        if not self.is_ddp:  # DDP counts on every parameter's gradient; there the optimiser drops them
+            for parameter in self._unet().encoder.parameters():
+                parameter.requires_grad_(self._encoder_learns)
+
+    def _drop_frozen_gradients(self, *_: Any) -> None:
+        if not self._encoder_learns:
+            for parameter in self._unet().encoder.parameters():
+                parameter.grad = None
+
+    # ---------------------------------------------------------------- data, log, checkpoints
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, the training part narrowed to `train_cases` if the plans name any."""
+        training, validation = super().do_split()
+        wanted = self.settings.train_cases
+        if wanted is None:
+            return training, validation
+        missing = sorted(set(wanted) - set(training))
+        if missing:
+            raise NnsslError(
+                f'train_cases of the plans\' "nnssl" block: {", ".join(missing[:5])} not among the training cases of '
+                f"fold {self.fold}"
+            )
+        return list(wanted), validation
+
+    def on_train_start(self) -> None:
+        """As nnU-Net; then say what came from the plans' block and how much of the network is pretrained."""
+        super().on_train_start()
+        taken = self.settings.taken()
+        self.print_to_log_file(f'from the plans\' "nnssl" block: {taken}' if taken else 'no "nnssl" block in the plans')
+        self.print_to_log_file(
+            f"{self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, peak learning rate "
+            f"{self.initial_lr:g}, optimizer {self.settings.optimizer or 'sgd'}"
+        )
+        if self.current_epoch == 0:
+            self._report_pretrained()
+
+    def _report_pretrained(self) -> None:
+        """Compare with the fresh initialisation: loading weights, or not, is never silent."""
+        assert self._initial is not None
+        replaced = {"encoder": [0, 0], "decoder": [0, 0]}
+        for key, parameter in self._unet().named_parameters():
+            counts = replaced[key.split(".")[0]]
+            # biases and norms start from constants, so a loaded one may look fresh: weights tell
+            if parameter.ndim > 1 and ".seg_layers." not in key:
+                counts[1] += 1
+                counts[0] += int(not torch.equal(parameter.detach().flatten()[:64], self._initial[key]))
+        said = ", ".join(f"{part}: {n} of {total} weight tensors" for part, (n, total) in replaced.items())
+        self.print_to_log_file(f"not from this run's own initialisation: {said}")
+        if self.expects_pretrained and replaced["encoder"][0] == 0:
+            self.print_to_log_file(
+                "WARNING: no pretrained encoder was loaded; give -pretrained_weights nnunet_init.pth (or use "
+                "nnUNetTrainer_SSLScratch for a control)"
+            )
+        if not self.expects_pretrained and replaced["encoder"][0]:
+            raise NnsslError(
+                "nnUNetTrainer_SSLScratch is the control from scratch: leave -pretrained_weights out, or use "
+                "nnUNetTrainer_SSLWarmup"
+            )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint under nnU-Net's trainer name, written atomically."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return
+        content = {
+            "network_weights": self._unet().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+        }
+        with atomic_path(Path(filename)) as temporary:
+            torch.save(content, temporary)
+
+    def _unet(self) -> Any:
+        """The bare network, whatever wraps it."""
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+
+class _EpochSchedule:
+    """nnU-Net steps a scheduler once per epoch; ours moves per iteration, so this only answers the call."""
+
+    def __init__(self, trainer: nnUNetTrainer_SSLBase) -> None:
+        self._trainer = trainer
+
+    def step(self, current_epoch: int | None = None) -> None:
+        """Nothing to do: `_set_stage` has set the rate of this very iteration."""
+
+
+class nnUNetTrainer_SSLWarmup(nnUNetTrainer_SSLBase):
+    """The default for pretrained weights: the whole network ramps up to 1e-3 over the first 5 %, then poly."""
+
+
+class nnUNetTrainer_SSLSawtooth(nnUNetTrainer_SSLBase):
+    """The decoder first (ramp and decay), then the whole network (ramp and decay), peak 1e-3."""
+
+    stage_of: ClassVar[Any] = staticmethod(schedule.finetune_sawtooth)
+
+
+class nnUNetTrainer_SSLFrozenEncoder(nnUNetTrainer_SSLBase):
+    """The decoder alone on a frozen encoder: shows what the encoder knows; a diagnosis, not a recipe."""
+
+    stage_of: ClassVar[Any] = staticmethod(schedule.finetune_frozen)
+
+
+class nnUNetTrainer_SSLScratch(nnUNetTrainer_SSLBase):
+    """The matched control: nnU-Net from scratch (peak 1e-2, poly), with the same settings block as the others."""
+
+    peak_lr: ClassVar[float] = 1e-2
+    expects_pretrained: ClassVar[bool] = False
+    stage_of: ClassVar[Any] = staticmethod(schedule.from_scratch)

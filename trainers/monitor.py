@@ -1,0 +1,131 @@
+"""What a person sees of a run: the bar, metrics.jsonl, progress.png."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnssl.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+class Monitor:
+    """One bar over all steps of a run, and its files.
+
+    Args:
+        folder: run folder.
+        total: steps of the whole run.
+        done: steps already done (a resumed run).
+        batch_size: crops per step over all ranks.
+        enabled: False on all ranks but the first.
+    """
+
+    def __init__(self, folder: Path, total: int, done: int, batch_size: int, enabled: bool) -> None:
+        self.folder = folder
+        self.batch_size = batch_size
+        self.enabled = enabled
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            disable=None if enabled else True,
+        )
+        self._start_epoch()
+        self._last_picture = -math.inf
+
+    def _start_epoch(self) -> None:
+        self._begin, self._wait, self._steps = time.perf_counter(), 0.0, 0
+
+    def step(self, waited: float) -> None:
+        """Count a step that waited `waited` seconds for its data."""
+        self._wait += waited
+        self._steps += 1
+        self._bar.update()
+
+    def rates(self) -> dict[str, float]:
+        """Seconds, crops per second and share of time waiting for data since the last epoch."""
+        seconds = max(time.perf_counter() - self._begin, 1e-9)
+        return {
+            "seconds": round(seconds, 3),
+            "samples_per_s": round(self._steps * self.batch_size / seconds, 3),
+            "data_wait": round(self._wait / seconds, 4),
+        }
+
+    def epoch(self, row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], epochs: int) -> str:
+        """Show an epoch's row, rewrite metrics.jsonl and (now and then) progress.png; returns the line for the log."""
+        self._start_epoch()
+        left = sum(r["seconds"] for r in history[-10:]) / len(history[-10:]) * (epochs - len(history))
+        self._bar.set_postfix(loss=f"{row['train_loss']:.4f}", val=f"{row['val_loss']:.4f}", refresh=False)
+        line = (
+            f"epoch {row['epoch'] + 1}/{epochs}  loss {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
+            f"lr {row['lr']:.2e}  {row['samples_per_s']:.1f} samples/s  waiting for data {100 * row['data_wait']:.0f} %  "
+            f"{duration(left)} left"
+        )
+        if not self.enabled:
+            return line
+        tqdm.write(line)
+        write_metrics(self.folder / "metrics.jsonl", history)
+        if time.monotonic() - self._last_picture > 20 or len(history) == epochs:
+            plot_progress(self.folder / "progress.png", history)
+            self._last_picture = time.monotonic()
+        return line
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """`3 d 4 h`, `2 h 5 min`, `40 s`."""
+    seconds = round(seconds)
+    for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller} {small_unit}"
+    return f"{seconds} s"
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """One JSON object per epoch. Rewritten as a whole, so a resumed run has no doubled and no lost rows."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+
+
+def plot_progress(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Losses, learning rate and speed over epochs."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    epochs = [row["epoch"] + 1 for row in history]
+    marker = "o" if len(epochs) < 20 else None
+    figure, axes = plt.subplots(3, 1, figsize=(9, 10), sharex=True, height_ratios=[3, 1, 1], layout="constrained")
+    for key, label in (("train_loss", "training"), ("val_loss", "validation (fixed crops and masks)")):
+        axes[0].plot(epochs, [row[key] for row in history], label=label, marker=marker)
+    axes[0].set_ylabel("loss")
+    axes[0].legend()
+    axes[1].plot(epochs, [row["lr"] for row in history], color="tab:green", marker=marker)
+    axes[1].set_ylabel("learning rate")
+    axes[2].plot(epochs, [row["samples_per_s"] for row in history], color="tab:purple", marker=marker)
+    axes[2].set_ylabel("crops per second")
+    axes[2].set_ylim(bottom=0)
+    wait = axes[2].twinx()
+    wait.plot(epochs, [100 * row["data_wait"] for row in history], color="tab:gray", linestyle=":")
+    wait.set_ylabel("waiting for data, %")
+    wait.set_ylim(0, 100)
+    axes[2].set_xlabel("epoch")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,133 @@
+"""The settings of a pretraining run: typed, with ranges, from flags, a file and `--set`, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nnssl.errors import MissingError, NnsslError, did_you_mean
+from nnssl.methods import Method, get_method
+
+
+class RunConfig(BaseModel):
+    """Everything about a run but the data and the plans. What is None is filled in by `resolved`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = Field(description="method name")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's own hyper-parameters")
+    epochs: int = Field(1000, ge=1, description="epochs")
+    iterations: int = Field(250, ge=1, description="optimiser steps per epoch")
+    val_iterations: int = Field(10, ge=1, description="validation batches per epoch, always the same crops and masks")
+    batch_size: int | None = Field(None, ge=1, description="crops per step over all GPUs; default: the plans'")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; default: the method's")
+    optimizer: Literal["adamw", "sgd"] | None = Field(None, description="default: the method's")
+    weight_decay: float | None = Field(None, ge=0, description="default: the method's")
+    schedule: Literal["poly", "cosine"] | None = Field(None, description="default: the method's")
+    warmup: float | None = Field(None, ge=0, lt=1, description="share of all steps; default: the method's")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm; default: the method's")
+    seed: int = Field(0, ge=0, description="of initialisation, crops, views and masks")
+    body_share: float = Field(0.5, ge=0, le=1, description="share of crops centred on the body")
+    workers: int | None = Field(None, ge=0, description="reading processes per GPU; default: from the processors")
+    save_every: int = Field(10, ge=1, description="epochs between checkpoints")
+    decoder: Literal["fresh", "pretrained"] | None = Field(
+        None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
+    )
+
+    def resolved(self, plans_batch_size: int) -> RunConfig:
+        """The same run with every default written out."""
+        method = get_method(self.method)
+        advice = method.optimisation
+        return self.model_copy(
+            update={
+                "batch_size": self.batch_size or plans_batch_size,
+                "options": method_config(method, self.options).model_dump(),
+                **{
+                    key: getattr(advice, key) if getattr(self, key) is None else getattr(self, key)
+                    for key in ("lr", "optimizer", "weight_decay", "schedule", "warmup", "clip")
+                },
+            }
+        )
+
+
+def method_config(method: type[Method], options: Mapping[str, Any]) -> Any:
+    """A method's own config from its options; errors are one line."""
+    return _validated(method.Config, options)
+
+
+def make_run_config(method: str, flags: Mapping[str, Any], file: Path | None, sets: Iterable[str]) -> RunConfig:
+    """Put a run's settings together; later sources win: file, `--set`, flags.
+
+    Args:
+        method: name.
+        flags: command-line values; None = not given.
+        file: YAML with the same keys as `--set`, method options at the top level or under `options`.
+        sets: `key=value` texts; a key is a run setting or one of the method's options.
+    """
+    cls = get_method(method)
+    values: dict[str, Any] = {}
+    for key, value in [*_from_file(file), *(_from_text(text) for text in sets)]:
+        if key == "options" and isinstance(value, Mapping):
+            values.update(value)
+        else:
+            values[key] = value
+    values.update({k: v for k, v in flags.items() if v is not None})
+    if values.pop("method", method) != method:
+        raise NnsslError(f"{file} is for another method than -m {method}")
+    run_keys, method_keys = set(RunConfig.model_fields) - {"method", "options"}, set(cls.Config.model_fields)
+    for key in values:
+        if key not in run_keys | method_keys:
+            known = ", ".join(sorted(method_keys)) + "; of the run: " + ", ".join(sorted(run_keys))
+            raise NnsslError(
+                f"unknown setting '{key}'.{did_you_mean(key, run_keys | method_keys)} Settings of {method}: {known}"
+            )
+    options = {k: v for k, v in values.items() if k in method_keys}
+    method_config(cls, options)
+    return _validated(
+        RunConfig, {"method": method, "options": options, **{k: values[k] for k in values if k in run_keys}}
+    )
+
+
+def restored_run_config(saved: Mapping[str, Any]) -> RunConfig:
+    """A run's settings as its checkpoint or config.json holds them."""
+    return _validated(RunConfig, saved)
+
+
+def _from_file(file: Path | None) -> list[tuple[str, Any]]:
+    if file is None:
+        return []
+    if not file.is_file():
+        raise MissingError(f"--config {file} does not exist")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise NnsslError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise NnsslError(f"--config {file} must hold 'key: value' lines")
+    return list(content.items())
+
+
+def _from_text(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise NnsslError(f"--set {text}: write it as key=value")
+    if "," in value and not value.lstrip().startswith("["):
+        value = f"[{value}]"
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise NnsslError(f"--set {text}: the value cannot be read") from error
+
+
+def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"][:1])
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise NnsslError(f"{key}={first['input']!r}: {message}") from None
