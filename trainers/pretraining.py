@@ -7,6 +7,7 @@ from (seed, step), so a run can be stopped anywhere and goes on bit for bit.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -66,6 +67,8 @@ class nnsslTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type != "cuda":  # nnU-Net takes a GPU for granted once processes are distributed
             self.device, self.grad_scaler = device, None
+        elif self.is_ddp:  # and one node: on several, a rank is not the number of a GPU
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or self.local_rank))
         self.run = restored_run_config(run) if run else RunConfig(method=self.method_name)
         self.state = checkpoints.RunState()
         self.was_initialized = False
@@ -92,7 +95,7 @@ class nnsslTrainer(nnUNetTrainer):
         if self._do_i_compile():
             self.network = torch.compile(self.method)
         if self.is_ddp:
-            ids = [self.local_rank] if self.device.type == "cuda" else None
+            ids = [self.device] if self.device.type == "cuda" else None
             self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
             self.network = torch.nn.parallel.DistributedDataParallel(self.method, device_ids=ids)
         self.optimizer = make_optimizer(
@@ -320,8 +323,8 @@ class nnsslTrainer(nnUNetTrainer):
                 f"{folder} already holds a run: continue it with --c, or tell the new one apart with --name "
                 "(nnssl_pretrain also knows --overwrite)"
             )
-        export_rehearsal(self)
         if self.local_rank == 0:
+            export_rehearsal(self)
             base = Path(self.output_folder_base)
             save_json(self.plans_manager.plans, str(base / "plans.json"), sort_keys=False)
             save_json(self.dataset_json, str(base / "dataset.json"), sort_keys=False)

@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnssl.data.nifti import check_nifti
 from nnssl.data.parallel import Failure
 
 MIN_EDGE = 8
@@ -19,13 +21,16 @@ AIR_HU = -500.0
 """Hounsfield units: below is air or lung; the body's outline lies above."""
 
 
-def read_case(files: Sequence[str], reader: Any, channels: int) -> tuple[np.ndarray, dict[str, Any]]:
+def read_case(
+    files: Sequence[str], reader: Any, channels: int, check_files: bool = False
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the channels of a case and check that they can be trained on.
 
     Args:
         files: one file per channel.
         reader: instance of an nnU-Net reader class.
         channels: number of channels the dataset declares.
+        check_files: also look into the files themselves for what readers hide; see `nnssl.data.nifti`. Once per case.
 
     Returns:
         Image (C, Z, Y, X) float32 and nnU-Net's properties (`spacing` in mm, ...).
@@ -33,8 +38,14 @@ def read_case(files: Sequence[str], reader: Any, channels: int) -> tuple[np.ndar
     Raises:
         Failure: the case is unreadable, not finite, constant, too small, or lacks a valid spacing or a channel.
     """
+    if check_files:
+        for file in files:
+            _check_file(Path(file))
     with contextlib.redirect_stdout(io.StringIO()):  # the readers print; the report says it better
-        data, properties = reader.read_images(list(files))
+        try:
+            data, properties = reader.read_images(list(files))
+        except Exception as error:  # readers raise whatever their libraries raise
+            raise Failure(f"cannot be read: {_reader_message(error, files)}") from error
     if data.shape[0] != channels:
         raise Failure(f"has {data.shape[0]} channel(s), the dataset declares {channels}")
     spacing = np.asarray(properties["spacing"], dtype=float)
@@ -48,6 +59,28 @@ def read_case(files: Sequence[str], reader: Any, channels: int) -> tuple[np.ndar
     if all(float(channel.min()) == float(channel.max()) for channel in data):
         raise Failure(f"every voxel has the same value ({float(data.flat[0]):g})")
     return data, properties
+
+
+def _check_file(path: Path) -> None:
+    """Say plainly what a file is that is no image; check a NIfTI file's own words."""
+    if not path.is_file():
+        raise Failure(f"{path.name} does not exist (a dangling link?)")
+    with path.open("rb") as f:
+        start = f.read(40)
+    if not start:
+        raise Failure("the file is empty")
+    if start.startswith(b"version https://git-lfs"):
+        raise Failure("a Git LFS pointer, not the image itself: fetch it with 'git lfs pull'")
+    if path.name.endswith((".nii", ".nii.gz")):
+        check_nifti(path)
+
+
+def _reader_message(error: Exception, files: Sequence[str]) -> str:
+    """The useful end of a reader's message, without paths."""
+    text = str(error).rpartition("sitk::ERROR:")[2] or type(error).__name__
+    for file in files:
+        text = text.replace(file, Path(file).name)
+    return " ".join(text.split())
 
 
 def voxel_digest(data: np.ndarray) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from nnssl.errors import NnsslError
@@ -107,8 +110,21 @@ def write_nnunet_init(
     content = {"network_weights": state, "nnssl_load_report": report.as_dict(), "nnssl_decoder": decoder}
     with atomic_path(path) as temporary:  # the file appears under its name only after it has passed
         torch.save(content, temporary)
-        verify_nnunet_init(temporary, source, architecture, channels)
+        _verify_apart(temporary, source, architecture, channels)
     return report
+
+
+def _verify_apart(path: Path, source: EncoderFile, architecture: Mapping[str, Any], channels: int) -> None:
+    """Verify; in a distributed run in a process of its own, because there nnU-Net's loader wants a GPU per rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        verify_nnunet_init(path, source, architecture, channels)
+        return
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_verify_only, path, source, architecture, channels).result()
+
+
+def _verify_only(path: Path, source: EncoderFile, architecture: Mapping[str, Any], channels: int) -> None:
+    verify_nnunet_init(path, source, architecture, channels)
 
 
 def verify_nnunet_init(

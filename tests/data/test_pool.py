@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnssl.data.pool import Pool, PoolCase, read_pool, split_pool, write_pool
+from nnssl.errors import MissingError, NnsslError
+
+
+def pool(tmp_path: Path, labelled: int, unlabelled: int) -> Pool:
+    cases = [PoolCase(f"l{i}", "d", (9, 9, 9), True, f"{i:02d}") for i in range(labelled)]
+    cases += [PoolCase(f"u{i}", "d_unlabelled", (9, 9, 9), False, f"1{i}") for i in range(unlabelled)]
+    return Pool(tmp_path, tuple(cases))
+
+
+def test_index_round_trip(tmp_path: Path) -> None:
+    write_pool(pool(tmp_path, 2, 3), "plans_3d")
+    assert read_pool(tmp_path, "plans_3d") == pool(tmp_path, 2, 3)
+
+
+def test_a_missing_pool_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="run nnssl_plan_and_preprocess"):
+        read_pool(tmp_path, "plans_3d")
+
+
+def test_all_trains_on_everything(tmp_path: Path) -> None:
+    training, validation = split_pool(pool(tmp_path, 2, 3), "all", None)
+    assert len(training) == len(validation) == 5
+
+
+def test_a_fold_keeps_its_validation_cases_out(tmp_path: Path) -> None:
+    splits = [{"train": ["l0", "l1"], "val": ["l2"]}]
+    training, validation = split_pool(pool(tmp_path, 3, 2), 0, splits)
+    assert [c.name for c in validation.cases] == ["l2"]
+    assert {c.name for c in training.cases} == {"l0", "l1", "u0", "u1"}
+
+
+def test_unlabelled_pools_are_split_like_nnunet_splits(tmp_path: Path) -> None:
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    names = [f"u{i}" for i in range(10)]
+    for fold, expected in enumerate(generate_crossval_split(names, seed=12345, n_splits=5)):
+        _, validation = split_pool(pool(tmp_path, 0, 10), fold, None)
+        assert {c.name for c in validation.cases} == set(expected["val"])
+
+
+def test_wrong_folds_are_clear(tmp_path: Path) -> None:
+    with pytest.raises(NnsslError, match="at least 5 cases"):
+        split_pool(pool(tmp_path, 0, 3), 0, None)
+    with pytest.raises(NnsslError, match="folds 0 to 4"):
+        split_pool(pool(tmp_path, 0, 10), 7, None)

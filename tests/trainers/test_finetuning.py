@@ -1,0 +1,208 @@
+"""The fine-tuning trainers under nnU-Net's own, unmodified commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nnssl.trainers.finetune_settings import settings_from_plans
+
+from nnssl.errors import NnsslError
+from tests.conftest import run_command, run_folder
+
+BLOCK = {
+    "num_epochs": 2,
+    "num_iterations_per_epoch": 2,
+    "num_val_iterations_per_epoch": 1,
+    "optimizer": "adamw",
+    "initial_lr": 1e-3,
+}
+
+
+def nnunet(code: str, *arguments: str, nnssl: bool = True) -> subprocess.CompletedProcess:
+    """Run one of nnU-Net's entry points in a process of its own; without nnssl, importing it fails there."""
+    block = "" if nnssl else "sys.modules['nnssl'] = None\n"
+    script = f"import sys\n{block}sys.argv = ['nnUNet', *{list(arguments)!r}]\n{code}\n"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if not nnssl:
+        environment.pop("nnUNet_extTrainer", None)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, env=environment)
+
+
+TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+PREDICT = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
+
+
+@pytest.fixture
+def target(pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the planned target whose plans hold the settings block; returns the preprocessed folder."""
+    preprocessed = tmp_path / "preprocessed"
+    shutil.copytree(pretraining / "preprocessed" / "Dataset901_Target", preprocessed / "Dataset901_Target")
+    shutil.copytree(pretraining / "preprocessed" / "Dataset902_Pool", preprocessed / "Dataset902_Pool")
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
+    plans_file = preprocessed / "Dataset901_Target" / "nnsslPlans.json"
+    plans = json.loads(plans_file.read_text())
+    plans["nnssl"] = BLOCK
+    plans_file.write_text(json.dumps(plans))
+    return preprocessed / "Dataset901_Target"
+
+
+def train(trainer: str, *more: str, nnssl: bool = True) -> subprocess.CompletedProcess:
+    base = ("901", "3d_fullres", "0", "-p", "nnsslPlans", "-tr", trainer, "-device", "cpu")
+    return nnunet(TRAIN, *base, *more, nnssl=nnssl)
+
+
+@pytest.mark.slow
+def test_pretrain_finetune_predict(target: Path, tmp_path: Path, planned: Path) -> None:
+    """The main job: pretrain, fine-tune with a trainer of ours, predict where nnssl cannot be imported."""
+    quick = ("-device", "cpu", "--epochs", "1", "--iterations", "2", "--set", "val_iterations=1")
+    assert run_command("pretrain", "902", "3d_fullres", "-m", "masked_region", *quick) == 0
+    init = run_folder(tmp_path / "results") / "nnunet_init.pth"
+    done = train("nnUNetTrainer_SSLWarmup", "-pretrained_weights", str(init))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'num_epochs': 2" in done.stdout
+    assert "encoder: 0 of" not in done.stdout
+    assert "WARNING: no pretrained" not in done.stdout
+
+    model = tmp_path / "results" / "Dataset901_Target" / "nnUNetTrainer_SSLWarmup__nnsslPlans__3d_fullres"
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert len(checkpoint["logging"]["train_losses"]) == 2
+
+    images = tmp_path / "in"
+    images.mkdir()
+    shutil.copyfile(
+        planned / "raw" / "Dataset901_Target" / "imagesTr" / "case_000_0000.nii.gz", images / "case_000_0000.nii.gz"
+    )
+    places = ("-i", str(images), "-o", str(tmp_path / "out"), "-d", "901", "-c", "3d_fullres", "-f", "0")
+    options = ("-p", "nnsslPlans", "-tr", "nnUNetTrainer_SSLWarmup", "-device", "cpu", "-npp", "1", "-nps", "1")
+    done = nnunet(PREDICT, *places, *options, "--disable_tta", nnssl=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out" / "case_000.nii.gz").is_file()
+
+    # the stock trainer takes the same file, with no plug-in at all; one look at its loader is enough here
+    code = (
+        "from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint\n"
+        "import torch\n"
+        "trainer = get_trainer_from_args('901', '3d_fullres', 0, 'nnUNetTrainer', 'nnsslPlans', False, "
+        "torch.device('cpu'))\n"
+        f"maybe_load_checkpoint(trainer, False, False, {str(init)!r})\n"
+    )
+    done = nnunet(code, nnssl=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_resume_lands_in_the_right_stage(target: Path, tmp_path: Path) -> None:
+    """A sawtooth stopped after its decoder-only stage goes on with the encoder learning."""
+    plans_file = target / "nnsslPlans.json"
+    plans = json.loads(plans_file.read_text())
+    plans["nnssl"] = {**BLOCK, "num_epochs": 30, "num_iterations_per_epoch": 1}
+    plans_file.write_text(json.dumps(plans))
+    code = (
+        "import torch\n"
+        "from nnunetv2.run.run_training import get_trainer_from_args\n"
+        "def trainer():\n"
+        "    t = get_trainer_from_args('901', '3d_fullres', 0, 'nnUNetTrainer_SSLSawtooth', 'nnsslPlans', False, "
+        "torch.device('cpu'))\n"
+        "    t.initialize()\n"
+        "    return t\n"
+        "def run(t, epochs):\n"
+        "    g = torch.Generator().manual_seed(t.current_epoch)\n"
+        "    scales = t._get_deep_supervision_scales()\n"
+        "    for _ in range(epochs):\n"
+        "        size = t.configuration_manager.patch_size\n"
+        "        data = torch.randn(2, 1, *size, generator=g)\n"
+        "        shapes = [[round(n * f) for n, f in zip(size, s)] for s in scales]\n"
+        "        targets = [torch.randint(0, 3, (2, 1, *s), generator=g) for s in shapes]\n"
+        "        t._iteration = 0\n"
+        "        t._set_stage()\n"
+        "        before = [p.clone() for p in t.network.encoder.parameters()]\n"
+        "        t.network.train()\n"
+        "        t.train_step({'data': data, 'target': targets})\n"
+        "        moved = any((a != b).any() for a, b in zip(before, t.network.encoder.parameters()))\n"
+        "        print('EPOCH', t.current_epoch, 'encoder moved', bool(moved), "
+        "'lr', round(t.optimizer.param_groups[0]['lr'], 6))\n"
+        "        t.current_epoch += 1\n"
+        "a = trainer()\n"
+        "run(a, 3)\n"
+        "a.current_epoch -= 1\n"
+        f"a.save_checkpoint({str(tmp_path / 'c.pth')!r})\n"
+        "b = trainer()\n"
+        f"b.load_checkpoint({str(tmp_path / 'c.pth')!r})\n"
+        "run(b, 1)\n"
+    )
+    done = nnunet(code)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("EPOCH")]
+    # 30 epochs: unit 1.5, so the decoder alone until epoch 3; epoch 3 is the first of the whole network
+    assert [(r[1], r[4]) for r in rows] == [("0", "False"), ("1", "False"), ("2", "False"), ("3", "True")]
+
+
+@pytest.mark.slow
+def test_the_control_refuses_pretrained_weights_and_the_others_miss_them(target: Path, tmp_path: Path) -> None:
+    code = (
+        "import torch\n"
+        "from nnunetv2.run.run_training import get_trainer_from_args\n"
+        "for name, loaded in (('SSLScratch', True), ('SSLWarmup', False)):\n"
+        "    t = get_trainer_from_args('901', '3d_fullres', 0, 'nnUNetTrainer_' + name, 'nnsslPlans', False, "
+        "torch.device('cpu'))\n"
+        "    t.initialize()\n"
+        "    if loaded:\n"
+        "        for p in t.network.parameters():\n"
+        "            p.data += 1\n"
+        "    try:\n"
+        "        t._report_pretrained()\n"
+        "    except ValueError as error:\n"
+        "        print('REFUSED', error)\n"
+    )
+    done = nnunet(code)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "REFUSED nnUNetTrainer_SSLScratch is the control" in done.stdout
+    assert "WARNING: no pretrained encoder was loaded" in done.stdout
+
+
+def test_settings_block_is_checked() -> None:
+    assert settings_from_plans({}).taken() == {}
+    assert settings_from_plans({"nnssl": BLOCK}).taken() == BLOCK
+    for block, said in (
+        ({"num_epoch": 3}, "Did you mean 'num_epochs'"),
+        ({"num_epochs": 0}, "num_epochs=0"),
+        ({"optimizer": "lion"}, "optimizer='lion'"),
+        ({"train_cases": []}, "train_cases"),
+        ([], "must be an object"),
+    ):
+        with pytest.raises(NnsslError, match=said):
+            settings_from_plans({"nnssl": block})
+
+
+def test_train_cases_narrow_the_split(target: Path) -> None:
+    plans = json.loads((target / "nnsslPlans.json").read_text())
+    from nnssl.trainers import nnUNetTrainer_SSLScratch
+
+    dataset_json = json.loads((target / "dataset.json").read_text())
+
+    def trainer(cases: list[str]) -> nnUNetTrainer_SSLScratch:
+        mine = {**plans, "nnssl": {"train_cases": cases}, "continue_training": False}
+        return nnUNetTrainer_SSLScratch(mine, "3d_fullres", 0, dataset_json, torch.device("cpu"))
+
+    training, validation = nnUNetTrainer_SSLScratch(
+        {**plans, "continue_training": False}, "3d_fullres", 0, dataset_json, torch.device("cpu")
+    ).do_split()
+    assert trainer(training[:2]).do_split() == (training[:2], validation)
+    with pytest.raises(NnsslError, match="not among the training cases"):
+        trainer([validation[0]]).do_split()
+
+
+def test_trainers_are_found_through_the_plugin_more_than_once(pretraining: Path) -> None:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    first, second = (recursive_find_trainer_class_by_name("nnUNetTrainer_SSLWarmup") for _ in range(2))
+    assert first is second
+    assert first.__module__ == "nnssl.trainers.finetune"

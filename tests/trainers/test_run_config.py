@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from nnssl.trainers.run_config import make_run_config
+
+from nnssl.errors import NnsslError
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("mask_ratio: 0.5\nlr: 0.01\nepochs: 7\noptions:\n  p_flip: 0.1\n")
+    run = make_run_config("masked_region", {"epochs": 9, "lr": None}, file, ["lr=0.02", "block=2,4,4"])
+    assert (run.epochs, run.lr) == (9, 0.02)
+    assert run.options == {"mask_ratio": 0.5, "p_flip": 0.1, "block": [2, 4, 4]}
+
+
+def test_scientific_notation_is_a_number() -> None:
+    assert make_run_config("masked_region", {}, None, ["lr=1e-3"]).lr == 1e-3
+
+
+def test_defaults_are_written_out() -> None:
+    run = make_run_config("masked_region", {}, None, []).resolved(6)
+    assert run.batch_size == 6
+    assert run.optimizer == "adamw"
+    assert run.options["mask_ratio"] == 0.6
+    assert all(getattr(run, k) is not None for k in ("lr", "weight_decay", "schedule", "warmup", "clip"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["mask_ratio=1.5"], "mask_ratio=1.5: input should be less than 1"),
+        (["mask_ratio=lots"], "mask_ratio='lots'"),
+        (["mask_rato=0.5"], "Did you mean 'mask_ratio'"),
+        (["mask_ratio"], "key=value"),
+        (["mask=stripes"], "mask='stripes'"),
+        (["optimizer=adam"], "optimizer='adam'"),
+        (["epochs=0"], "epochs=0"),
+        (["lr=-1"], "lr=-1"),
+        (["method=spark"], "another method"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(sets: list[str], said: str) -> None:
+    with pytest.raises(NnsslError, match=said) as caught:
+        make_run_config("masked_region", {}, None, sets)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
+    for text in ("- a\n- b\n", "a: [", "just words"):
+        (tmp_path / "x.yaml").write_text(text)
+        with pytest.raises(NnsslError, match="--config"):
+            make_run_config("masked_region", {}, tmp_path / "x.yaml", [])
+    with pytest.raises(NnsslError, match="does not exist"):
+        make_run_config("masked_region", {}, tmp_path / "none.yaml", [])
