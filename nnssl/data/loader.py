@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -79,9 +80,16 @@ def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> 
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
-        persistent_workers=False,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
         generator=torch.Generator().manual_seed(0),  # the loader draws a base seed; it must not touch the global one
     )
+
+
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """A scheduler signals every process of a job; a worker that died of it would take the run down before it is saved."""
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def rank_share(batch_size: int, rank: int, world_size: int) -> range:

@@ -87,16 +87,18 @@ def test_stopped_and_continued_equals_uninterrupted(
 
 @pytest.mark.slow
 def test_sigterm_saves_and_leaves(results: Path) -> None:
-    """The real command in a real process."""
+    """The real command; the signal reaches its reading processes too, as a scheduler sends it."""
     command = [sys.executable, "-m", "nnssl.cli.pretrain", *QUICK, "--epochs", "1000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     folder = run_folder(results)
     deadline = time.monotonic() + 240
     while not (folder / "checkpoint_latest.pth").exists():
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "Continue with --c" in output
