@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+USER_ERROR = 2
+"""Exit code of a command that was given something wrong."""
+
 
 class NnsslError(ValueError):
     """A wrong input, setting or file. The message holds the fix."""

@@ -28,6 +28,7 @@ FINGERPRINT = "dataset_fingerprint.json"
 TOTAL_SAMPLES = 1e8  # nnU-Net's number of foreground intensities over the whole dataset
 # nnU-Net draws all of them however few cases there are (16 million from each of six); percentiles settle far earlier.
 CASE_SAMPLES = 200_000
+CHECKS = 1  # raise it when a case is checked or measured differently, so that cached fingerprints are made again
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,9 @@ def _statistics(values: np.ndarray) -> dict[str, float]:
 def _source_signature(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> str:
     """Changes when a raw file is added, removed, replaced, or the dataset's description changes."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((dataset_json["channel_names"], dataset_json["labels"], dataset_json["file_ending"])).encode())
+    digest.update(
+        repr((CHECKS, dataset_json["channel_names"], dataset_json["labels"], dataset_json["file_ending"])).encode()
+    )
     for case in cases:
         for file in (*case.images, case.label or ""):
             path = Path(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from nnssl.planners.fingerprint import FINGERPRINT
@@ -16,7 +17,14 @@ from nnssl.files import read_json, write_json
 log = logging.getLogger(__name__)
 
 
-def plan_like(dataset_name: str, target: str | int, target_plans: str, plans_name: str, size: str) -> dict[str, Any]:
+def plan_like(
+    dataset_name: str,
+    target: str | int,
+    target_plans: str,
+    plans_name: str,
+    size: str,
+    required: Sequence[str] = (),
+) -> dict[str, Any]:
     """Make plans for a pool with a target's patch size, spacing, topology, normalisation and axis order.
 
     Intensity properties come from the target too, so that CT is clipped and scaled with the same numbers on both sides.
@@ -28,6 +36,7 @@ def plan_like(dataset_name: str, target: str | int, target_plans: str, plans_nam
         target_plans: name of the target's plans.
         plans_name: name for the pool's plans.
         size: preset that caps the batch size.
+        required: configurations without which no plans are written.
 
     Raises:
         NnsslError: the channels of pool and target differ in number.
@@ -52,7 +61,7 @@ def plan_like(dataset_name: str, target: str | int, target_plans: str, plans_nam
         name: _pool_configuration(name, configuration, plans_name, size)
         for name, configuration in _resolved(theirs).items()
     }
-    save_plans(plans, dataset_name)
+    save_plans(plans, dataset_name, required)
     pool_json["numTraining"] = len(fingerprint["nnssl"]["cases"])
     write_json(pool_json, root / dataset_name / "dataset.json")
     return plans

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,16 @@ class nnsslPlanner(ResEncUNetPlanner):
         dataset_name: folder name below nnUNet_raw.
         size: `S`, `M`, `L` or `XL`.
         plans_name: name of the plans file.
+        required: configurations without which no plans are written.
     """
 
-    def __init__(self, dataset_name: str, size: str = "M", plans_name: str = "nnsslPlans") -> None:
+    def __init__(
+        self, dataset_name: str, size: str = "M", plans_name: str = "nnsslPlans", required: Sequence[str] = ()
+    ) -> None:
         if size not in SIZES:
             raise NnsslError(f"unknown size '{size}': choose from {', '.join(SIZES)}")
         self.size = size
+        self.required = required
         self.preset = SIZES[size]
         self._read_inputs(dataset_name)
         self.plans_identifier = plans_name
@@ -113,7 +118,7 @@ class nnsslPlanner(ResEncUNetPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the plans. Configurations of an older file under the same name that are not ours are kept."""
-        save_plans(plans, self.dataset_name)
+        save_plans(plans, self.dataset_name, self.required)
 
     def _take_over_splits(self, raw: Path, preprocessed: Path) -> None:
         source, target = raw / "splits_final.json", preprocessed / "splits_final.json"
@@ -140,17 +145,29 @@ def cap_batch_size(batch_size: int, dim: int, size: str) -> int:
     return int(min(batch_size, preset.max_batch_2d if dim == 2 else preset.max_batch_3d))
 
 
-def save_plans(plans: dict[str, Any], dataset_name: str) -> None:
-    """Write plans where nnU-Net looks for them, keeping configurations that a user added to an older file."""
+def save_plans(plans: dict[str, Any], dataset_name: str, required: Sequence[str] = ()) -> None:
+    """Write plans where nnU-Net looks for them.
+
+    Configurations that a user added to an older file of the name are kept, and so is its `"nnssl"` block.
+
+    Raises:
+        NnsslError: a required configuration was not planned; nothing is written then.
+    """
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
     recursive_fix_for_json_export(plans)
+    missing = [c for c in required if c not in plans["configurations"]]
+    if missing:
+        planned = ", ".join(plans["configurations"])
+        raise NnsslError(f"configuration {', '.join(missing)} is not planned for {dataset_name}; there are: {planned}")
     target = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name / f"{plans['plans_name']}.json"
     if target.is_file():
-        ours = plans["configurations"]
+        old, ours = read_json(target), plans["configurations"]
         standard = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
-        kept = {n: c for n, c in read_json(target)["configurations"].items() if n not in ours and n not in standard}
-        ours.update(kept)
+        ours.update({n: c for n, c in old["configurations"].items() if n not in ours and n not in standard})
+        if "nnssl" in old:
+            plans["nnssl"] = old["nnssl"]
+            log.info('kept the "nnssl" block of the older plans: %s', old["nnssl"])
     write_json(plans, target)
     log.info("plans: %s", target)
 

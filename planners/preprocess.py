@@ -24,7 +24,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
 from nnssl.data.images import body_mask, read_case, voxel_digest
 from nnssl.data.parallel import Failure, run_cases
-from nnssl.data.pool import Pool, PoolCase, write_pool
+from nnssl.data.pool import Pool, PoolCase, origin_of, write_pool
 from nnssl.data.store import save_case
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
@@ -110,9 +110,16 @@ def _work(job: Job, *, plans: dict[str, Any], configuration: str, dataset_json: 
 
 
 def preprocess_configuration(
-    dataset_name: str, plans: dict[str, Any], configuration: str, usable: set[str], processes: int
+    dataset_name: str, plans: dict[str, Any], configuration: str, fingerprint: dict[str, Any], processes: int
 ) -> tuple[Pool, dict[str, str]]:
     """Preprocess the usable cases of a dataset for one configuration and write the pool's index.
+
+    Args:
+        dataset_name: folder name below nnUNet_raw.
+        plans: of the dataset.
+        configuration: `2d`, `3d_fullres`, ...
+        fingerprint: of the dataset; names the usable cases.
+        processes: worker processes.
 
     Returns:
         The pool, and the reason for every case that failed here.
@@ -120,8 +127,9 @@ def preprocess_configuration(
     raw = nnunet_folder("nnUNet_raw") / dataset_name
     root = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name
     dataset_json = read_dataset_json(raw / "dataset.json")
-    identifier = PlansManager(plans).get_configuration(configuration).data_identifier
-    jobs = _jobs(raw, root, dataset_json, identifier, usable)
+    settings = PlansManager(plans).get_configuration(configuration).configuration
+    identifier = settings["data_identifier"]
+    jobs = _jobs(raw, root, dataset_json, identifier, set(fingerprint["nnssl"]["cases"]))
     for folder in (root / identifier, root / f"{identifier}{UNLABELLED}"):
         if folder.exists():
             shutil.rmtree(folder)  # as nnU-Net does: files of older plans must not mix with new ones
@@ -131,7 +139,7 @@ def preprocess_configuration(
     results, failures = run_cases(work, jobs, processes, f"preprocess {configuration}")
     if not results:
         raise NnsslError(f"no case could be preprocessed for {configuration}; the first: {failures[0]}")
-    pool = Pool(root, tuple(results[i] for i in sorted(results)))
+    pool = Pool(root, tuple(results[i] for i in sorted(results)), origin_of(fingerprint, plans, settings))
     write_pool(pool, identifier)
     return pool, {jobs[i].case.name: reason for i, reason in sorted(failures.items())}
 

@@ -20,6 +20,9 @@ from torch._dynamo import OptimizedModule
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 
+ADAMW_LR = 1e-3
+"""Peak rate of every trainer under AdamW unless the plans say otherwise; nnU-Net's 1e-2 is SGD's."""
+
 
 class nnUNetTrainer_SSLBase(nnUNetTrainer):
     """What the four share; not to be used by itself.
@@ -42,7 +45,8 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings_from_plans(plans)
-        self.initial_lr = self.settings.initial_lr or self.peak_lr
+        adamw = self.settings.optimizer == "adamw"
+        self.initial_lr = self.settings.initial_lr or (ADAMW_LR if adamw else self.peak_lr)
         for name in ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch"):
             if getattr(self.settings, name) is not None:
                 setattr(self, name, getattr(self.settings, name))
@@ -118,6 +122,10 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """As nnU-Net; then say what came from the plans' block and how much of the network is pretrained."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0:  # before nnU-Net starts its data workers, which an error would leave behind
+            self._report_pretrained()
         super().on_train_start()
         taken = self.settings.taken()
         self.print_to_log_file(f'from the plans\' "nnssl" block: {taken}' if taken else 'no "nnssl" block in the plans')
@@ -125,8 +133,6 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             f"{self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations, peak learning rate "
             f"{self.initial_lr:g}, optimizer {self.settings.optimizer or 'sgd'}"
         )
-        if self.current_epoch == 0:
-            self._report_pretrained()
 
     def _report_pretrained(self) -> None:
         """Compare with the fresh initialisation: loading weights, or not, is never silent."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from nnssl.trainers.methods import trainer_for
 from nnssl.trainers.pretraining import FINAL, LATEST, nnsslTrainer
 from nnssl.trainers.run_config import RunConfig, make_run_config, restored_run_config
+from nnssl.trainers.stopping import SIGNALS
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
-from nnssl.errors import NnsslError, did_you_mean
+from nnssl.errors import USER_ERROR, NnsslError, did_you_mean
 from nnssl.files import read_json
 
 
@@ -60,9 +65,7 @@ def launch(request: Request) -> int:
         return _train_process(int(os.environ.get("LOCAL_RANK", 0)), request, run, device, None)
     if request.processes == 1:
         return _train(request, run, device)
-    port = _free_port()
-    mp.spawn(_spawned, args=(request, run, device, port), nprocs=request.processes, join=True)
-    return 0
+    return _train_processes(request, run, device)
 
 
 def prepare(request: Request) -> RunConfig:
@@ -145,6 +148,11 @@ def limit_threads(device: torch.device, processes: int = 1) -> None:
 def _train(request: Request, run: RunConfig, device: torch.device, processes: int = 1) -> int:
     limit_threads(device, processes)
     trainer = make_trainer(request, run, device)
+    try:
+        trainer.initialize()
+    except NnsslError:
+        _leave_no_trace(trainer)
+        raise
     if request.resume:
         found = [f for f in (FINAL, LATEST) if (Path(trainer.output_folder) / f).is_file()]
         if found:
@@ -153,6 +161,15 @@ def _train(request: Request, run: RunConfig, device: torch.device, processes: in
             trainer.print_to_log_file("--c: no checkpoint of this run yet, it starts from the beginning")
     trainer.run_training()
     return 0
+
+
+def _leave_no_trace(trainer: nnsslTrainer) -> None:
+    """Remove the run folder that nnU-Net's constructor made, if the run never began: it holds nothing but a log."""
+    folder = Path(trainer.output_folder)
+    if trainer.local_rank == 0 and all(p.name.startswith("training_log") for p in folder.iterdir()):
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # other folds live beside it
+            folder.parent.rmdir()
 
 
 def _train_process(local_rank: int, request: Request, run: RunConfig, device: torch.device, world: int | None) -> int:
@@ -166,6 +183,29 @@ def _train_process(local_rank: int, request: Request, run: RunConfig, device: to
         dist.destroy_process_group()
 
 
+def _train_processes(request: Request, run: RunConfig, device: torch.device) -> int:
+    """Start one process per rank, hand on the signals that ask to stop, and return the ranks' exit code."""
+    context = mp.spawn(_spawned, args=(request, run, device, _free_port()), nprocs=request.processes, join=False)
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        for pid in context.pids():
+            with contextlib.suppress(ProcessLookupError):  # this rank has left already
+                os.kill(pid, number)
+
+    former = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    try:
+        while not context.join():
+            pass
+    except mp.ProcessExitedException as left:
+        if left.exit_code == USER_ERROR or left.exit_code > 128:
+            return int(left.exit_code)
+        raise
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return 0
+
+
 def _spawned(rank: int, request: Request, run: RunConfig, device: torch.device, port: int) -> None:
     os.environ |= {
         "MASTER_ADDR": "localhost",
@@ -174,7 +214,15 @@ def _spawned(rank: int, request: Request, run: RunConfig, device: torch.device, 
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(request.processes),
     }
-    _train_process(rank, request, run, device, request.processes)
+    try:
+        code = _train_process(rank, request, run, device, request.processes)
+    except NnsslError as error:
+        if request.debug:
+            raise
+        if rank == 0:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201  the parent only sees an exit code
+        code = USER_ERROR
+    sys.exit(code)
 
 
 def _free_port() -> int:

@@ -52,11 +52,15 @@ class Monitor:
         self._steps += 1
         self._bar.update()
 
+    def seconds(self) -> float:
+        """Seconds since the epoch began, validation included."""
+        return round(time.perf_counter() - self._begin, 3)
+
     def rates(self) -> dict[str, float]:
-        """Seconds, crops per second and share of time waiting for data since the last epoch."""
+        """Seconds of training, crops per second and share of time waiting for data; to be asked before validation."""
         seconds = max(time.perf_counter() - self._begin, 1e-9)
         return {
-            "seconds": round(seconds, 3),
+            "train_seconds": round(seconds, 3),
             "samples_per_s": round(self._steps * self.batch_size / seconds, 3),
             "data_wait": round(self._wait / seconds, 4),
         }

@@ -32,7 +32,7 @@ from torch import distributed as dist
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.folders import nnunet_folder
 from nnssl.data.loader import CropDataset, crop_loader, rank_share
-from nnssl.data.pool import Pool, read_pool, read_splits, split_pool
+from nnssl.data.pool import Pool, check_origin, read_pool, read_splits, split_pool
 from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
 from nnssl.errors import NnsslError
 from nnssl.files import read_json, write_json
@@ -109,6 +109,7 @@ class nnsslTrainer(nnUNetTrainer):
     def _read_pools(self) -> tuple[Pool, Pool, Pool]:
         root = Path(self.preprocessed_dataset_folder_base)
         pool = read_pool(root, self.configuration_manager.data_identifier)
+        check_origin(pool, self.fingerprint(), self.plans_manager.plans, self.configuration_manager.configuration)
         return pool, *split_pool(pool, self.fold, read_splits(root))
 
     def _build_method(self) -> Method:
@@ -249,10 +250,11 @@ class nnsslTrainer(nnUNetTrainer):
             **self.validate(),
             **self.method.diagnostics(),
             **rates,
+            "seconds": monitor.seconds(),
         }
         if not math.isfinite(row["train_loss"]):
             raise NnsslError(
-                f"the loss is no longer finite in epoch {self.state.epoch}: lower the learning rate (--lr, now "
+                f"the loss is no longer finite in epoch {self.state.epoch + 1}: lower the learning rate (--lr, now "
                 f"{self.run.lr:g}) and continue with --c from the last checkpoint, or start again"
             )
         self.state.history.append(row)
@@ -290,13 +292,13 @@ class nnsslTrainer(nnUNetTrainer):
         )
         self.current_epoch = self.state.epoch
         self.resumed = True
-        self.print_to_log_file(f"continuing at epoch {self.state.epoch}, step {self.state.step} ({where})")
+        self.print_to_log_file(f"continuing in epoch {self.state.epoch + 1} after step {self.state.step} ({where})")
 
     def _stop_agreed(self, stop: StopRequest) -> bool:
         """Whether to leave now; ranks ask each other every 16 steps because a signal may reach only one of them."""
         if not self.is_ddp:
             return bool(stop)
-        if self.state.step % 16:
+        if self.state.step % 16 and self.state.step < self.num_iterations_per_epoch:
             return False
         flag = torch.tensor(float(stop.signal_number or 0), device=self.device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
@@ -306,7 +308,7 @@ class nnsslTrainer(nnUNetTrainer):
     def _leave(self, stop: StopRequest) -> None:
         self.save_checkpoint(str(Path(self.output_folder) / LATEST))
         self.print_to_log_file(
-            f"stopped on request (signal {stop.signal_number}) in epoch {self.state.epoch} after step {self.state.step}; "
+            f"stopped on request (signal {stop.signal_number}) in epoch {self.state.epoch + 1}, step {self.state.step}; "
             "saved. Continue with --c"
         )
         raise Stopped(stop.signal_number or 0)
@@ -320,8 +322,8 @@ class nnsslTrainer(nnUNetTrainer):
         folder = Path(self.output_folder)
         if not self.resumed and any((folder / name).exists() for name in (LATEST, FINAL)):
             raise NnsslError(
-                f"{folder} already holds a run: continue it with --c, or tell the new one apart with --name "
-                "(nnssl_pretrain also knows --overwrite)"
+                f"{folder} already holds a run: continue it with --c; nnssl_pretrain also knows --name, to tell runs apart, "
+                "and --overwrite"
             )
         if self.local_rank == 0:
             export_rehearsal(self)

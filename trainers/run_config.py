@@ -77,7 +77,7 @@ def make_run_config(method: str, flags: Mapping[str, Any], file: Path | None, se
             values[key] = value
     values.update({k: v for k, v in flags.items() if v is not None})
     if values.pop("method", method) != method:
-        raise NnsslError(f"{file} is for another method than -m {method}")
+        raise NnsslError(f"the settings are for another method than -m {method}; -m alone chooses the method")
     run_keys, method_keys = set(RunConfig.model_fields) - {"method", "options"}, set(cls.Config.model_fields)
     for key in values:
         if key not in run_keys | method_keys:

@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Callable
 
 from nnssl import __version__
-from nnssl.errors import NnsslError
-
-USER_ERROR = 2
+from nnssl.errors import USER_ERROR, NnsslError
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from nnssl.cli.common import parser, positive_int, run
 from nnssl.data.cpus import usable_cpus
-from nnssl.errors import NnsslError
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,14 @@ def _one_dataset(name: str, a: argparse.Namespace) -> None:
         _target_exists(a.like, a.like_plans)
     log.info("== %s", name)
     fingerprint = extract_fingerprint(name, a.np, overwrite=a.clean)
-    plans = (
-        plan_like(name, a.like, a.like_plans, a.p, a.size) if a.like else planner(name, a.size, a.p).plan_experiment()
-    )
+    required = a.c or ()
+    if a.like:
+        plans = plan_like(name, a.like, a.like_plans, a.p, a.size, required)
+    else:
+        plans = planner(name, a.size, a.p, required).plan_experiment()
     for line in describe_plans(plans):
         log.info("%s", line)
-    configurations = _configurations(plans, a.c)
+    configurations = a.c or [c for c in ("2d", "3d_fullres", "3d_lowres") if c in plans["configurations"]]
     if not a.no_pp:
         _preprocess(name, plans, configurations, fingerprint, a.np)
 
@@ -74,36 +76,37 @@ def _target_exists(target: str, plans_name: str) -> None:
     read_plans(resolve_dataset(target, "nnUNet_preprocessed"), plans_name)
 
 
-def _configurations(plans: dict, wanted: list[str] | None) -> list[str]:
-    planned = list(plans["configurations"])
-    if wanted is None:
-        return [c for c in ("2d", "3d_fullres", "3d_lowres") if c in planned]
-    missing = [c for c in wanted if c not in planned]
-    if missing:
-        raise NnsslError(f"configuration {', '.join(missing)} is not in the plans; there are: {', '.join(planned)}")
-    return wanted
-
-
 def _preprocess(name: str, plans: dict, configurations: list[str], fingerprint: dict, processes: int) -> None:
     from nnssl.data.folders import nnunet_folder
     from nnssl.files import write_json
     from nnssl.planners.preprocess import copy_ground_truth, preprocess_configuration
 
     found = fingerprint["nnssl"]
-    skipped = {"fingerprint": found["skipped"]}
+    report_file = nnunet_folder("nnUNet_preprocessed") / name / f"{plans['plans_name']}_report.json"
+    skipped = _earlier_report(report_file, found["source"])
+    skipped["fingerprint"] = found["skipped"]
     for configuration in configurations:
-        pool, failed = preprocess_configuration(name, plans, configuration, set(found["cases"]), processes)
+        pool, failed = preprocess_configuration(name, plans, configuration, fingerprint, processes)
         skipped[configuration] = failed
         labelled = sum(case.labelled for case in pool.cases)
         log.info("%s: %d cases ready, %d of them labelled", configuration, len(pool), labelled)
     copy_ground_truth(name, set(found["cases"]))
-    report = nnunet_folder("nnUNet_preprocessed") / name / f"{plans['plans_name']}_report.json"
-    write_json({"configurations": configurations, "cases": len(found["cases"]), "skipped": skipped}, report)
-    bad = {case: reason for part in skipped.values() for case, reason in part.items()}
+    write_json({"source": found["source"], "cases": len(found["cases"]), "skipped": skipped}, report_file)
+    bad = {case: reason for part in ("fingerprint", *configurations) for case, reason in skipped[part].items()}
     for case, reason in bad.items():
         log.warning("skipped %s: %s", case, reason)
     if bad:
-        log.warning("%d case(s) skipped; list in %s", len(bad), report)
+        log.warning("%d case(s) skipped; list in %s", len(bad), report_file)
+
+
+def _earlier_report(path: Path, source: str) -> dict[str, dict[str, str]]:
+    """What an earlier call reported of other configurations, while the raw data are the same."""
+    from nnssl.files import read_json
+
+    if not path.is_file():
+        return {}
+    earlier = read_json(path)
+    return earlier["skipped"] if earlier.get("source") == source else {}
 
 
 def main() -> None:

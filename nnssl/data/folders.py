@@ -63,7 +63,7 @@ def read_plans(dataset_name: str, plans_name: str) -> dict[str, Any]:
     folder = nnunet_folder("nnUNet_preprocessed") / dataset_name
     path = folder / f"{plans_name}.json"
     if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*Plans*.json") if "pool" not in p.stem)
+        known = sorted(p.stem for p in folder.glob("*Plans*.json") if not p.stem.endswith(("_pool", "_report")))
         raise MissingError(
             f"plans '{plans_name}' of {dataset_name} not found in {folder} (there: {', '.join(known) or 'none'}): "
             "plan and preprocess the dataset first, or name other plans"

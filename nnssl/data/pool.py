@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +41,17 @@ class PoolCase:
 
 @dataclass(frozen=True)
 class Pool:
-    """The cases of one configuration of one dataset."""
+    """The cases of one configuration of one dataset.
+
+    Attributes:
+        root: the dataset's preprocessed folder.
+        cases: in the order of their names.
+        origin: see `origin_of`; empty when nnU-Net's own command preprocessed them.
+    """
 
     root: Path
     cases: tuple[PoolCase, ...]
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -58,7 +68,7 @@ class Pool:
 
     def subset(self, names: set[str]) -> Pool:
         """The cases with these names, in pool order."""
-        return Pool(self.root, tuple(c for c in self.cases if c.name in names))
+        return Pool(self.root, tuple(c for c in self.cases if c.name in names), self.origin)
 
     @property
     def digests(self) -> list[str]:
@@ -73,7 +83,7 @@ def index_path(root: Path, data_identifier: str) -> Path:
 
 def write_pool(pool: Pool, data_identifier: str) -> None:
     """Write the index of a pool."""
-    content = {"format": FORMAT, "cases": [asdict(c) for c in pool.cases]}
+    content = {"format": FORMAT, "origin": pool.origin, "cases": [asdict(c) for c in pool.cases]}
     write_json(content, index_path(pool.root, data_identifier))
 
 
@@ -87,14 +97,40 @@ def read_pool(root: Path, data_identifier: str) -> Pool:
                 f"{path} has format {content.get('format')}, this version reads {FORMAT}: preprocess again"
             )
         cases = tuple(PoolCase(**{**c, "shape": tuple(c["shape"])}) for c in content["cases"])
+        origin = content["origin"]
     else:
-        cases = tuple(_list_folder(root, data_identifier))
+        cases, origin = tuple(_list_folder(root, data_identifier)), ""
     if not cases:
         raise MissingError(
             f"no preprocessed cases in {root / data_identifier}: run nnssl_plan_and_preprocess for this dataset "
             "and configuration first"
         )
-    return Pool(root, cases)
+    return Pool(root, cases, origin)
+
+
+def origin_of(fingerprint: Mapping[str, Any], plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
+    """Digest of what preprocessed cases are made from: the raw files, and all that the plans say of preprocessing."""
+    relevant = (
+        fingerprint["nnssl"]["source"],
+        plans["transpose_forward"],
+        plans["foreground_intensity_properties_per_channel"],
+        {k: configuration.get(k) for k in ("spacing", "normalization_schemes", "use_mask_for_norm")},
+        {k: v for k, v in sorted(configuration.items()) if k.startswith("resampling_fn_data")},
+    )
+    text = json.dumps(relevant, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_origin(
+    pool: Pool, fingerprint: Mapping[str, Any] | None, plans: Mapping[str, Any], configuration: Mapping[str, Any]
+) -> None:
+    """Refuse cases that were preprocessed from other raw data or for other plans than those there are now."""
+    known = fingerprint is not None and "nnssl" in fingerprint
+    if pool.origin and known and pool.origin != origin_of(fingerprint, plans, configuration):  # type: ignore[arg-type]
+        raise NnsslError(
+            f"the preprocessed cases in {pool.root / configuration['data_identifier']} were made from other raw data or "
+            "other plans than there are now: run nnssl_plan_and_preprocess for this configuration again"
+        )
 
 
 def _list_folder(root: Path, data_identifier: str) -> list[PoolCase]:
@@ -130,7 +166,7 @@ def split_pool(pool: Pool, fold: str | int, splits: list[dict[str, Any]] | None)
         raise NnsslError(f"fold {fold} does not exist: the split has folds 0 to {len(splits) - 1}, or use 'all'")
     held_out = {str(n) for n in splits[int(fold)]["val"]}
     validation = pool.subset(held_out)
-    training = Pool(pool.root, tuple(c for c in pool.cases if c.name not in held_out))
+    training = pool.subset({c.name for c in pool.cases} - held_out)
     if not len(validation) or not len(training):
         raise NnsslError(
             f"fold {fold} leaves {len(training)} training and {len(validation)} validation cases: use 'all'"

@@ -76,8 +76,8 @@ def _checkpoint(content: Mapping[str, Any]) -> list[str]:
     config = content["config"]
     return [
         f"pretraining checkpoint, format {content['nnssl_checkpoint']}",
-        f"method {config['method']}, epoch {content['epoch']} of {config['epochs']}, step {content['step']} of "
-        f"{config['iterations']}",
+        f"method {config['method']}, {content['epoch']} of {config['epochs']} epochs done, and {content['step']} of "
+        f"{config['iterations']} steps of the next",
         f"settings {_short(config)}",
     ]
 

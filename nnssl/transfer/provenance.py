@@ -42,7 +42,8 @@ def provenance(
         digests: voxel digests of the training cases, for the leakage check.
         cases: number of training cases.
     """
-    shown = {k: v for k, v in (fingerprint or {}).items() if k != "nnssl"}
+    # both "nnssl" blocks name cases: the fingerprint's its digests, the plans' the cases to fine-tune on
+    fingerprint, plans = ({k: v for k, v in (d or {}).items() if k != "nnssl"} for d in (fingerprint, plans))
     return {
         "method": method,
         "config": dict(config),
@@ -53,7 +54,7 @@ def provenance(
         "case_digests": sorted(digests),
         "configuration": configuration,
         "fold": fold,
-        "plans": dict(plans),
-        "fingerprint": shown,
+        "plans": plans,
+        "fingerprint": fingerprint,
         "versions": package_versions(),
     }

@@ -16,7 +16,7 @@ from nnssl.transfer import torch_files
 from tests.conftest import run_command, run_folder
 
 QUICK = ("902", "3d_fullres", "-m", "masked_region", "-device", "cpu", "--iterations", "4", "--set", "val_iterations=2")
-TIMES = ("seconds", "samples_per_s", "data_wait")
+TIMES = ("seconds", "train_seconds", "samples_per_s", "data_wait")
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -86,9 +86,11 @@ def test_stopped_and_continued_equals_uninterrupted(
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_leaves(results: Path) -> None:
-    """The real command; the signal reaches its reading processes too, as a scheduler sends it."""
-    command = [sys.executable, "-m", "nnssl.cli.pretrain", *QUICK, "--epochs", "1000"]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_leaves(results: Path, processes: int) -> None:
+    """The real command. Alone, the signal reaches its reading processes too, as a scheduler sends it; with several ranks
+    only the parent gets it and must hand it on."""
+    command = [sys.executable, "-m", "nnssl.cli.pretrain", *QUICK, "--epochs", "1000", "-num_gpus", str(processes)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -98,7 +100,10 @@ def test_sigterm_saves_and_leaves(results: Path) -> None:
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGTERM)
+    if processes == 1:
+        os.killpg(process.pid, signal.SIGTERM)
+    else:
+        process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "Continue with --c" in output
@@ -178,6 +183,20 @@ def test_two_processes_agree(results: Path) -> None:
     alone = metrics(run_folder(results, "nnsslTrainer_MaskedRegion_alone"))
     for row, other in zip(metrics(run_folder(results)), alone):
         assert row["val_loss"] == pytest.approx(other["val_loss"], rel=0.5)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_rank_is_one_line(results: Path) -> None:
+    command = [sys.executable, "-m", "nnssl.cli.pretrain", *QUICK, "-num_gpus", "2", "--set", "block=7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "must divide the patch size" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_never_began_leaves_no_folder(results: Path) -> None:
+    assert run_command("pretrain", *QUICK, "--set", "block=7") == 2
+    assert not run_folder(results).exists()
 
 
 def test_non_finite_loss_stops_with_advice(

@@ -49,7 +49,7 @@ def trained(unet_3d: dict, with_decoder: bool = True) -> EncoderFile:
             method="masked_region",
             config={"seed": 1},
             steps=10,
-            plans=PLANS,
+            plans={**PLANS, "nnssl": {"train_cases": ["secret_name"]}},
             configuration="3d_fullres",
             fold="all",
             fingerprint={"spacings": [[1.0, 1.0, 1.0]], "nnssl": {"cases": {"secret_name": "digest"}}},
@@ -198,7 +198,8 @@ def test_damaged_foreign_and_missing_files_are_clear(unet_3d: dict, tmp_path: Pa
     (tmp_path / "short.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "empty.pth").write_bytes(b"")
-    for name in ("short", "text", "empty"):
+    (tmp_path / "yaml.pth").write_text("epochs: 3\nlr: 0.1\noptions:\n  mask: box\n")
+    for name in ("short", "text", "empty", "yaml"):
         with pytest.raises(NnsslError, match="damaged or not a torch file"):
             read_encoder(tmp_path / f"{name}.pth")
     torch.save({"something": 1}, tmp_path / "other.pth")
