@@ -130,10 +130,7 @@ def print_report(
     print(f"Validation Dice of nnU-Net trained on {labelled} labelled images, and the same after pretraining on")
     print(f"{unlabelled} unlabelled ones (per epoch: nnU-Net's estimate from random patches, which is noisy):\n")
     print("\n".join(table(arms)))
-    print(
-        "\nThese are the numbers of this one run, as they came out. One run on toy data is a demonstration and no\n"
-        "evidence: another seed can turn the order round. Draw conclusions only from several draws of labelled cases."
-    )
+    print(NO_EVIDENCE)
     print(f"\nDone in {minutes:.1f} minutes. To look at:")
     shown = {
         root / CURVES: "Dice over training of both models",
@@ -148,6 +145,12 @@ def print_report(
         print(f"  {path}\n      {what}")
     print(OWN_DATA)
 
+
+NO_EVIDENCE = """
+These are the numbers of this one run, as they came out. nnU-Net does not seed its training, so the same command gives
+other numbers next time, and the order can turn round. One seed on toy data, whose design and schedule were chosen so
+that a short pretraining has something to show, is a demonstration and no evidence: conclusions need several draws of
+labelled cases, each with a control at its own best learning rate."""
 
 OWN_DATA = """
 The same with your own data: target dataset 27 (labelled) and pool 500 (unlabelled) in nnUNet_raw, nnU-Net's folders
