@@ -41,7 +41,8 @@ class Monitor:
             disable=None if enabled else True,
         )
         self._start_epoch()
-        self._last_picture = -math.inf
+        self._losses = ""
+        self._last_picture = self._last_postfix = -math.inf
 
     def _start_epoch(self) -> None:
         self._begin, self._wait, self._steps = time.perf_counter(), 0.0, 0
@@ -50,6 +51,11 @@ class Monitor:
         """Count a step that waited `waited` seconds for its data."""
         self._wait += waited
         self._steps += 1
+        if time.monotonic() - self._last_postfix > 2:
+            self._last_postfix = time.monotonic()
+            rates = self.rates()
+            speed = f"{rates['samples_per_s']:.1f} samples/s, waiting for data {100 * rates['data_wait']:.0f} %"
+            self._bar.set_postfix_str(f"{speed}{self._losses}", refresh=False)
         self._bar.update()
 
     def seconds(self) -> float:
@@ -69,7 +75,7 @@ class Monitor:
         """Show an epoch's row, rewrite metrics.jsonl and (now and then) progress.png; returns the line for the log."""
         self._start_epoch()
         left = sum(r["seconds"] for r in history[-10:]) / len(history[-10:]) * (epochs - len(history))
-        self._bar.set_postfix(loss=f"{row['train_loss']:.4f}", val=f"{row['val_loss']:.4f}", refresh=False)
+        self._losses = f", loss {row['train_loss']:.4f}, validation {row['val_loss']:.4f}"
         line = (
             f"epoch {row['epoch'] + 1}/{epochs}  loss {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
             f"lr {row['lr']:.2e}  {row['samples_per_s']:.1f} samples/s  waiting for data {100 * row['data_wait']:.0f} %  "

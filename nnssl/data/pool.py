@@ -97,7 +97,7 @@ def read_pool(root: Path, data_identifier: str) -> Pool:
                 f"{path} has format {content.get('format')}, this version reads {FORMAT}: preprocess again"
             )
         cases = tuple(PoolCase(**{**c, "shape": tuple(c["shape"])}) for c in content["cases"])
-        origin = content["origin"]
+        origin = content.get("origin", "")
     else:
         cases, origin = tuple(_list_folder(root, data_identifier)), ""
     if not cases:
