@@ -33,7 +33,7 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.INFO, format="%(message)s", stream=sys.stdout, force=True
     )
-    for noisy in ("matplotlib", "PIL", "numba", "asyncio", "blosc2"):
+    for noisy in ("matplotlib", "PIL", "numba", "asyncio", "blosc2", "numexpr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not arguments.debug:
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ def pool(tmp_path: Path, labelled: int, unlabelled: int) -> Pool:
 def test_index_round_trip(tmp_path: Path) -> None:
     write_pool(pool(tmp_path, 2, 3), "plans_3d")
     assert read_pool(tmp_path, "plans_3d") == pool(tmp_path, 2, 3)
+
+
+def test_an_index_without_origin_is_read(tmp_path: Path) -> None:
+    """The first indices had none."""
+    write_pool(pool(tmp_path, 2, 0), "plans_3d")
+    file = tmp_path / "plans_3d_pool.json"
+    content = json.loads(file.read_text())
+    del content["origin"]
+    file.write_text(json.dumps(content))
+    assert read_pool(tmp_path, "plans_3d") == pool(tmp_path, 2, 0)
 
 
 def test_a_missing_pool_says_what_to_do(tmp_path: Path) -> None:
