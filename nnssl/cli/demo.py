@@ -12,7 +12,7 @@ DESCRIPTION = """Make a small synthetic data set and run the real commands on it
 train nnU-Net on 8 labelled ones with and without the pretrained weights, predict, compare.
 
   nnssl_demo                      into the folder nnssl_demo, at most 12 minutes on two CPU cores
-  nnssl_demo -o /tmp/try --quick  1 to 2 minutes: only shows that everything works
+  nnssl_demo -o my_try --quick    1 to 2 minutes: only shows that everything works
 
 At the end: a table of validation Dice, learning_curves.png, prediction.png, and what to type for your own data."""
 
