@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Hippocampus, 10 labelled cases: pretrained against the matched control from scratch, two draws. About 90 minutes on two
+# Hippocampus, 10 labelled cases: pretrained against the matched control from scratch, two draws. Runs on two
 # CPU cores. Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and the folder of the labelled dataset as argument.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
