@@ -12,7 +12,7 @@ import io
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from nnssl.data.images import body_mask, read_case, voxel_digest
 from nnssl.data.parallel import Failure, run_cases
 from nnssl.data.pool import Pool, PoolCase, origin_of, write_pool
 from nnssl.data.store import save_case
+from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 
@@ -139,7 +140,9 @@ def preprocess_configuration(
     results, failures = run_cases(work, jobs, processes, f"preprocess {configuration}")
     if not results:
         raise NnsslError(f"no case could be preprocessed for {configuration}; the first: {failures[0]}")
-    pool = Pool(root, tuple(results[i] for i in sorted(results)), origin_of(fingerprint, plans, settings))
+    subjects = read_subjects(raw, (case.name for case in results.values()))
+    cases = tuple(replace(results[i], subject=subjects.get(results[i].name, "")) for i in sorted(results))
+    pool = Pool(root, cases, origin_of(fingerprint, plans, settings))
     write_pool(pool, identifier)
     return pool, {jobs[i].case.name: reason for i, reason in sorted(failures.items())}
 

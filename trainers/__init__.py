@@ -8,8 +8,10 @@ from nnssl.trainers.finetune import (
     nnUNetTrainer_SSLScratch,
     nnUNetTrainer_SSLWarmup,
 )
-from nnssl.trainers.methods import nnsslTrainer_MaskedRegion
+from nnssl.trainers.methods import TRAINERS
 from nnssl.trainers.pretraining import nnsslTrainer
+
+globals().update({cls.__name__: cls for cls in TRAINERS.values()})
 
 __all__ = [
     "nnUNetTrainer_SSLFrozenEncoder",
@@ -17,5 +19,5 @@ __all__ = [
     "nnUNetTrainer_SSLScratch",
     "nnUNetTrainer_SSLWarmup",
     "nnsslTrainer",
-    "nnsslTrainer_MaskedRegion",
+    *(cls.__name__ for cls in TRAINERS.values()),
 ]

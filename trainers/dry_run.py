@@ -25,8 +25,13 @@ log = logging.getLogger(__name__)
 TIMED_STEPS = 3
 
 
-def dry_run(request: Request) -> int:
-    """Print network, parameters, data, memory and a time estimate for a request."""
+def dry_run(request: Request, preview: Path | None = None) -> int:
+    """Print network, parameters, data, memory and a time estimate for a request.
+
+    Args:
+        request: as for a run.
+        preview: PNG to write: what the network sees in a training step, augmentation included.
+    """
     device = pick_device(request.device, request.processes)
     limit_threads(device)
     request = dataclasses.replace(request, overwrite=False, resume=False)
@@ -39,8 +44,13 @@ def dry_run(request: Request) -> int:
                 trainer = make_trainer(request, prepare(request), device)
                 trainer.initialize()
             memory_before = _memory(device)
+            if preview is not None:  # before the timed steps: the weights a run begins with
+                preview.parent.mkdir(parents=True, exist_ok=True)
+                trainer.save_preview(preview, TRAINING)
             seconds = _seconds_per_step(trainer)
             lines = _report(trainer, folder, seconds, memory_before)
+            if preview is not None:
+                lines.append(f"wrote       {preview}")
         finally:
             os.environ["nnUNet_results"] = before
     for line in lines:
@@ -78,7 +88,7 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
     steps = run.epochs * run.iterations
     used = _memory(trainer.device)
     where = "GPU" if trainer.device.type == "cuda" else f"of which {(used - memory_before) / 2**30:.2f} for training"
-    patch = "x".join(str(n) for n in trainer.configuration_manager.patch_size)
+    patch = "x".join(str(n) for n in trainer.method.read_size())
     options = ", ".join(f"{k}={v}" for k, v in run.options.items())
     return [
         f"method      {run.method} ({options})",
@@ -91,5 +101,6 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
         f"memory      {used / 2**30:.2f} GiB peak ({where})",
         f"time        {seconds:.3f} s per step (measured, without waiting for data), {steps:,} steps: "
         f"{duration(seconds * steps)} on {trainer.device.type}",
+        *(f"WARNING: {line}" for line in trainer.method.advice(len(trainer.train_pool), run.batch_size or 1)),
         f"would write {folder}",
     ]

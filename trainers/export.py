@@ -46,6 +46,7 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
             fingerprint=trainer.fingerprint(),
             digests=trainer.train_pool.digests,
             cases=len(trainer.train_pool),
+            init=trainer.ancestor.record if trainer.ancestor else None,
         ),
         citations=[get_method(run.method).citation],
     )

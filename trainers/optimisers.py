@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
+
+from nnssl.methods.base import OptimizerName
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
@@ -21,12 +23,28 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: fl
 
 
 def make_optimizer(
-    name: Literal["adamw", "sgd"], groups: list[dict[str, Any]], lr: float, fused: bool = False
+    name: OptimizerName, groups: list[dict[str, Any]], lr: float, fused: bool = False, momentum: float = 0.99
 ) -> torch.optim.Optimizer:
-    """AdamW with betas .9/.999, or SGD with Nesterov momentum .99 as in nnU-Net."""
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=fused or None)
-    return torch.optim.SGD(groups, lr=lr, momentum=0.99, nesterov=True)
+    """An optimiser by name.
+
+    Args:
+        name: `adamw`, `adam` and `radam` with betas .9/.999; `lamb` with .9/.95; `sgd` with Nesterov momentum; `lars`.
+            LARS and LAMB are timm's; both scale the rate of each tensor by its norm.
+        groups: as `parameter_groups` makes them.
+        lr: absolute learning rate.
+        fused: one kernel per step, on a GPU, where the optimiser has it.
+        momentum: of `sgd` (nnU-Net: .99) and `lars`.
+    """
+    if name in ("adamw", "adam"):
+        cls = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        return cls(groups, lr=lr, fused=fused or None)
+    if name == "radam":
+        return torch.optim.RAdam(groups, lr=lr)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    from timm.optim import Lamb, Lars
+
+    return Lars(groups, lr=lr, momentum=momentum) if name == "lars" else Lamb(groups, lr=lr, betas=(0.9, 0.95))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers import checkpoint as checkpoints
+from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_partners, crop_batch, describe_run
 from nnssl.trainers.export import export_rehearsal, export_run
 from nnssl.trainers.monitor import Monitor
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
 from nnssl.trainers.preview import save_preview
-from nnssl.trainers.run_config import RunConfig, method_config, restored_run_config
+from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.schedule import warmup_then
 from nnssl.trainers.stopping import Stopped, StopRequest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -37,10 +38,7 @@ from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
 from nnssl.errors import NnsslError
 from nnssl.files import read_json, write_json
 from nnssl.methods import CropBatch, Method, Views, get_method
-from nnssl.networks import build_unet
 from nnssl.transfer import torch_files
-from nnssl.transfer.provenance import package_versions
-from nnssl.views import Geometry
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 SAVE_SECONDS = 600.0
@@ -64,6 +62,7 @@ class nnsslTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
         run = plans.pop("nnssl_run", None)
+        self._continuing = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type != "cuda":  # nnU-Net takes a GPU for granted once processes are distributed
             self.device, self.grad_scaler = device, None
@@ -90,19 +89,24 @@ class nnsslTrainer(nnUNetTrainer):
         if self.run.batch_size < self.world_size:
             raise NnsslError(f"batch size {self.run.batch_size} cannot be split over {self.world_size} processes")
         self.pool, self.train_pool, self.val_pool = self._read_pools()
-        self.method = self._build_method().to(self.device)
+        self.method, self.ancestor = self._build_method()
+        check_partners(self.method, self.train_pool)
+        assign_ranks(self.method, self.run.batch_size, self.local_rank, self.world_size)
+        self.method.to(self.device)
         self.network: Any = self.method
         if self._do_i_compile():
             self.network = torch.compile(self.method)
         if self.is_ddp:
             ids = [self.device] if self.device.type == "cuda" else None
-            self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
+            if self.device.type == "cuda":  # torch has none for a CPU; heads see all processes' rows anyway
+                self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
             self.network = torch.nn.parallel.DistributedDataParallel(self.method, device_ids=ids)
         self.optimizer = make_optimizer(
             self.run.optimizer,  # type: ignore[arg-type]
             parameter_groups(self.method.named_parameters(), self.run.weight_decay or 0.0),
             self.run.lr,  # type: ignore[arg-type]
             fused=self.device.type == "cuda",
+            momentum=self.run.momentum,  # type: ignore[arg-type]
         )
         self.was_initialized = True
 
@@ -112,26 +116,21 @@ class nnsslTrainer(nnUNetTrainer):
         check_origin(pool, self.fingerprint(), self.plans_manager.plans, self.configuration_manager.configuration)
         return pool, *split_pool(pool, self.fold, read_splits(root))
 
-    def _build_method(self) -> Method:
-        configuration = self.configuration_manager
-        geometry = Geometry(
-            tuple(int(n) for n in configuration.patch_size), tuple(float(s) for s in configuration.spacing)
-        )
-        cls = get_method(self.run.method)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.run.seed)
-            unet = build_unet(configuration.configuration["architecture"], self.num_input_channels, 1)
-            return cls(unet, geometry, self.num_input_channels, method_config(cls, self.run.options))
+    def _build_method(self) -> tuple[Method, Ancestor | None]:
+        init = Path(self.run.init) if self.run.init else None
+        if init is not None and self._continuing and not init.is_file():
+            init = None  # the checkpoint holds all that came of it
+        return build_method(self.run, self.configuration_manager.configuration, self.num_input_channels, init)
 
     def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Iterator[CropBatch]:
-        patch = [int(n) for n in self.configuration_manager.patch_size]
-        two_d = len(patch) == 2
-        sampler = CropSampler(pool, [1, *patch] if two_d else patch, self.run.seed, stream, self.run.body_share)
+        size = self.method.read_size()
+        two_d = len(size) == 2
+        sampler = CropSampler(pool, [1, *size] if two_d else size, self.run.seed, stream, self.run.body_share)
         batch_size = self.run.batch_size or 1
         share = rank_share(batch_size, self.local_rank, self.world_size)
-        dataset = CropDataset(pool, sampler, batch_size, share, two_d)
+        dataset = CropDataset(pool, sampler, batch_size, share, two_d, self.method.wants_partner)
         for item in crop_loader(dataset, steps, workers, pin=self.device.type == "cuda"):
-            yield CropBatch(item["images"], item["inside"], item["case"]).to(self.device)
+            yield crop_batch(item).to(self.device)
 
     def _workers(self) -> int:
         if self.run.workers is not None:
@@ -264,11 +263,13 @@ class nnsslTrainer(nnUNetTrainer):
         for logger in self.logger.loggers:
             for key, value in row.items():
                 logger.log(key, value, row["epoch"])
+        for trouble in self.method.health(row):
+            self.print_to_log_file(f"WARNING: {trouble}")
         last = self.state.epoch == self.num_epochs
         due = self.state.epoch % self.run.save_every == 0 or time.monotonic() - self._last_save > SAVE_SECONDS
         if not last and (due or self.state.epoch == 1):
             self.save_checkpoint(str(Path(self.output_folder) / LATEST))
-            self._save_preview()
+            self.save_preview(Path(self.output_folder) / "preview.png")
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint, atomically, on the first rank."""
@@ -276,6 +277,7 @@ class nnsslTrainer(nnUNetTrainer):
             content = checkpoints.pack(
                 self.state, self.run.model_dump(), self.method, self.optimizer, self.grad_scaler, self.train_pool
             )
+            content["init"] = self.ancestor.record if self.ancestor else None
             torch_files.save(content, filename)
         self._last_save = time.monotonic()
 
@@ -291,6 +293,7 @@ class nnsslTrainer(nnUNetTrainer):
             content, self.method, self.optimizer, self.grad_scaler, self.train_pool, self.device
         )
         self.current_epoch = self.state.epoch
+        self.ancestor = Ancestor(content["init"]) if content.get("init") else None
         self.resumed = True
         self.print_to_log_file(f"continuing in epoch {self.state.epoch + 1} after step {self.state.step} ({where})")
 
@@ -325,40 +328,34 @@ class nnsslTrainer(nnUNetTrainer):
                 f"{folder} already holds a run: continue it with --c; nnssl_pretrain also knows --name, to tell runs apart, "
                 "and --overwrite"
             )
+        if self.run.init and self.ancestor is None:
+            raise NnsslError(f"--init {self.run.init} is gone and there is no checkpoint to continue from")
         if self.local_rank == 0:
             export_rehearsal(self)
             base = Path(self.output_folder_base)
             save_json(self.plans_manager.plans, str(base / "plans.json"), sort_keys=False)
             save_json(self.dataset_json, str(base / "dataset.json"), sort_keys=False)
-            write_json(self._description(), folder / "config.json")
+            write_json(describe_run(self), folder / "config.json")
         cls = get_method(self.run.method)
         self.print_to_log_file(f"please also cite for {self.run.method}: {cls.citation}")
         self.print_to_log_file(
             f"{len(self.train_pool)} training cases, {len(self.val_pool)} validation cases"
             + (" (the same: fold all)" if self.fold == "all" else "")
         )
+        if self.ancestor is not None and not self.resumed:
+            self.print_to_log_file(f"starting from {self.run.init}:")
+            for line in self.ancestor.lines:
+                self.print_to_log_file(line, add_timestamp=False)
+        for line in self.method.advice(len(self.train_pool), self.run.batch_size or 1):
+            self.print_to_log_file(f"WARNING: {line}")
         self.print_to_log_file(f"settings: {self.run.model_dump()}")
-
-    def _description(self) -> dict[str, Any]:
-        return {
-            "config": self.run.model_dump(),
-            "dataset": self.plans_manager.dataset_name,
-            "plans": self.plans_manager.plans_name,
-            "configuration": self.configuration_name,
-            "fold": self.fold,
-            "training_cases": len(self.train_pool),
-            "device": str(self.device),
-            "processes": self.world_size,
-            "parameters": sum(p.numel() for p in self.method.parameters()),
-            "versions": package_versions(),
-        }
 
     def on_train_end(self) -> None:
         """Final checkpoint, pictures, encoder.pth and nnunet_init.pth."""
         folder = Path(self.output_folder)
         self.save_checkpoint(str(folder / FINAL))
         if self.local_rank == 0:
-            self._save_preview()
+            self.save_preview(folder / "preview.png")
             if not self.disable_checkpointing:
                 for line in export_run(self):
                     self.print_to_log_file(line, add_timestamp=False)
@@ -366,17 +363,18 @@ class nnsslTrainer(nnUNetTrainer):
         self.print_to_log_file("pretraining done")
 
     @torch.no_grad()
-    def _save_preview(self) -> None:
-        """Pictures of the first validation batch."""
+    def save_preview(self, path: Path, stream: int = VALIDATION) -> None:
+        """Pictures of the first batch: of the validation, or, with augmentation, of the training."""
         if self.local_rank != 0:
             return
-        self.method.eval()
-        for batch in self._loader(self.val_pool, VALIDATION, range(1), workers=0):
+        self.method.train(stream == TRAINING)
+        pool = self.train_pool if stream == TRAINING else self.val_pool
+        for batch in self._loader(pool, stream, range(1), workers=0):
             with self._autocast():
-                pictures = self.method.preview(self._views(batch, VALIDATION, 0))
+                pictures = self.method.preview(self._views(batch, stream, 0))
             where = f"{self.plans_manager.dataset_name}, {self.configuration_name}"
             title = f"{self.run.method}, {where}, epoch {self.state.epoch}"
-            save_preview(Path(self.output_folder) / "preview.png", pictures, batch.inside, title)
+            save_preview(path, pictures, batch, title)
         self.method.train()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

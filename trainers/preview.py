@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from nnssl.files import atomic_path
+from nnssl.methods import CropBatch
 
 
-def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], inside: torch.Tensor, title: str) -> None:
+def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], crops: CropBatch, title: str) -> None:
     """Draw one row per sample and one column per picture.
 
-    3D pictures show the slice (first axis) in the middle of the image's part of the crop. All columns of a row share the
-    grey scale of the first one; NaN (hidden) is drawn in colour.
+    3D pictures show a slice (first axis): of a picture as deep as the crop that was read, the one in the middle of the
+    image; else the one in the middle. All columns of a row share the grey scale of the first one; NaN (hidden) is drawn
+    in colour.
 
     Args:
         path: PNG to write.
         pictures: name -> (B, C, *spatial); the first channel is shown.
-        inside: (B, dim, 2), see CropBatch.
+        crops: what the pictures were made from.
         title: line above the picture.
     """
     import matplotlib
@@ -28,7 +30,8 @@ def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], inside: torch
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    images = {name: _middle_slices(p.float().cpu().numpy()[:, 0], inside.cpu().numpy()) for name, p in pictures.items()}
+    depth, middles = crops.images.shape[2], (crops.inside[:, 0].sum(dim=1) // 2).tolist()
+    images = {name: _middle_slices(p.float().cpu().numpy()[:, 0], depth, middles) for name, p in pictures.items()}
     rows = min(4, len(next(iter(images.values()))))
     figure, axes = plt.subplots(
         rows, len(images), figsize=(3 * len(images), 3.1 * rows + 0.5), squeeze=False, layout="constrained"
@@ -48,9 +51,10 @@ def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], inside: torch
     plt.close(figure)
 
 
-def _middle_slices(images: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
+def _middle_slices(images: np.ndarray, depth: int, middles: Sequence[int]) -> list[np.ndarray]:
     """(B, *spatial) -> B pictures (rows, columns)."""
     if images.ndim == 3:
         return list(images)
-    middles = [int(np.clip(box[0].sum() // 2, 0, images.shape[1] - 1)) for box in inside]
-    return [image[m] for image, m in zip(images, middles)]
+    if images.shape[1] != depth:
+        return [image[len(image) // 2] for image in images]
+    return [image[min(m, depth - 1)] for image, m in zip(images, middles)]

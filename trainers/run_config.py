@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnssl.errors import MissingError, NnsslError, did_you_mean
 from nnssl.methods import Method, get_method
+from nnssl.methods.base import OptimizerName
 
 
 class RunConfig(BaseModel):
@@ -25,7 +26,8 @@ class RunConfig(BaseModel):
     val_iterations: int = Field(10, ge=1, description="validation batches per epoch, always the same crops and masks")
     batch_size: int | None = Field(None, ge=1, description="crops per step over all GPUs; default: the plans'")
     lr: float | None = Field(None, gt=0, description="peak learning rate; default: the method's")
-    optimizer: Literal["adamw", "sgd"] | None = Field(None, description="default: the method's")
+    optimizer: OptimizerName | None = Field(None, description="default: the method's")
+    momentum: float | None = Field(None, ge=0, lt=1, description="of sgd and lars; default: the method's")
     weight_decay: float | None = Field(None, ge=0, description="default: the method's")
     schedule: Literal["poly", "cosine"] | None = Field(None, description="default: the method's")
     warmup: float | None = Field(None, ge=0, lt=1, description="share of all steps; default: the method's")
@@ -34,6 +36,7 @@ class RunConfig(BaseModel):
     body_share: float = Field(0.5, ge=0, le=1, description="share of crops centred on the body")
     workers: int | None = Field(None, ge=0, description="reading processes per GPU; default: from the processors")
     save_every: int = Field(10, ge=1, description="epochs between checkpoints")
+    init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
     )
@@ -48,10 +51,21 @@ class RunConfig(BaseModel):
                 "options": method_config(method, self.options).model_dump(),
                 **{
                     key: getattr(advice, key) if getattr(self, key) is None else getattr(self, key)
-                    for key in ("lr", "optimizer", "weight_decay", "schedule", "warmup", "clip")
+                    for key in ("lr", "optimizer", "momentum", "weight_decay", "schedule", "warmup", "clip")
                 },
             }
         )
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """`spark.mask_ratio` is an option of one part of a composite."""
+    part, dot, rest = key.partition(".")
+    if dot:
+        values[part] = {**values.get(part, {}), rest: value}
+    elif isinstance(value, Mapping):
+        values[key] = {**values.get(key, {}), **value}
+    else:
+        values[key] = value
 
 
 def method_config(method: type[Method], options: Mapping[str, Any]) -> Any:
@@ -71,10 +85,8 @@ def make_run_config(method: str, flags: Mapping[str, Any], file: Path | None, se
     cls = get_method(method)
     values: dict[str, Any] = {}
     for key, value in [*_from_file(file), *(_from_text(text) for text in sets)]:
-        if key == "options" and isinstance(value, Mapping):
-            values.update(value)
-        else:
-            values[key] = value
+        for name, setting in value.items() if key == "options" and isinstance(value, Mapping) else [(key, value)]:
+            _put(values, name, setting)
     values.update({k: v for k, v in flags.items() if v is not None})
     if values.pop("method", method) != method:
         raise NnsslError(f"the settings are for another method than -m {method}; -m alone chooses the method")
@@ -128,6 +140,6 @@ def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
         return cls(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(p) for p in first["loc"][:1])
+        key = ".".join(str(p) for p in first["loc"] if isinstance(p, str))
         message = first["msg"][0].lower() + first["msg"][1:]
         raise NnsslError(f"{key}={first['input']!r}: {message}") from None

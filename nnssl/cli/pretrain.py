@@ -7,13 +7,18 @@ import os
 from pathlib import Path
 
 from nnssl.cli.common import natural, parser, positive_float, positive_int, run
+from nnssl.errors import NnsslError
+from nnssl.methods import method_names
 from nnssl.trainers.launch import Request, launch
 
 DESCRIPTION = """Pretrain the plans' encoder on a preprocessed pool.
 
   nnssl_pretrain 500 3d_fullres -m masked_region
   nnssl_pretrain 500 3d_fullres -m masked_region --set mask_ratio=0.75 --name r75
-  nnssl_pretrain 500 3d_fullres -m masked_region --c            continue where the run stopped
+  nnssl_pretrain 500 3d_fullres -m spark+simclr --set weights=1,0.1 --set spark.mask_ratio=0.7
+  nnssl_pretrain 500 3d_fullres -m byol --init .../encoder.pth   go on from another run's encoder
+  nnssl_pretrain 500 3d_fullres -m masked_region --c             continue where the run stopped
+  nnssl_pretrain 500 3d_fullres -m spark --dry-run --preview views.png
 
 The run folder in nnUNet_results holds encoder.pth, nnunet_init.pth (for nnUNetv2_train -pretrained_weights), config.json,
 metrics.jsonl, progress.png and preview.png. SIGTERM and SIGUSR1 save and leave (exit code 128 + signal)."""
@@ -21,9 +26,10 @@ metrics.jsonl, progress.png and preview.png. SIGTERM and SIGUSR1 save and leave 
 
 def build_parser() -> argparse.ArgumentParser:
     p = parser("nnssl_pretrain", DESCRIPTION)
+    methods = f"one of {', '.join(method_names())}; or a+b, their weighted sum (--set weights=1,0.1)"
     p.add_argument("dataset", metavar="ID", help="dataset number or name")
     p.add_argument("configuration", metavar="CONFIG", help="2d, 3d_fullres, ...")
-    p.add_argument("-m", dest="method", required=True, metavar="METHOD", help="method, for example masked_region")
+    p.add_argument("-m", dest="method", required=True, metavar="METHOD", help=methods)
     p.add_argument("-p", dest="plans", default="nnsslPlans", metavar="PLANS", help="plans name")
     p.add_argument(
         "-f", dest="fold", default="all", metavar="FOLD", help="all, or 0-4 to keep that fold's validation cases out"
@@ -42,17 +48,23 @@ def build_parser() -> argparse.ArgumentParser:
         help="a setting of the method or the run; repeatable",
     )
     p.add_argument("--config", type=Path, metavar="FILE", help="YAML file with such settings")
+    p.add_argument(
+        "--init", metavar="FILE", help="encoder.pth of another run to start from (chained pretraining), same plans"
+    )
     p.add_argument("--name", help="tells two runs of one method apart")
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="device (the best there is if not set)")
     p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")
     p.add_argument("--c", dest="resume", action="store_true", help="continue the run from its last checkpoint")
     p.add_argument("--overwrite", action="store_true", help="throw away an existing run of the same name")
-    p.add_argument("--dry-run", action="store_true", help="show what would run, measure one step, write nothing")
+    p.add_argument("--dry-run", action="store_true", help="show what would run, measure a few steps, write nothing")
+    p.add_argument(
+        "--preview", type=Path, metavar="FILE", help="with --dry-run: a picture (PNG) of what the network will see"
+    )
     return p
 
 
 def main_with(a: argparse.Namespace) -> int:
-    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed")}
+    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed", "init")}
     request = Request(
         dataset=a.dataset,
         configuration=a.configuration,
@@ -69,10 +81,12 @@ def main_with(a: argparse.Namespace) -> int:
         overwrite=a.overwrite,
         debug=a.debug,
     )
+    if a.preview and not a.dry_run:
+        raise NnsslError("--preview goes with --dry-run; a real run writes preview.png into its folder")
     if a.dry_run:
         from nnssl.trainers.dry_run import dry_run
 
-        return dry_run(request)
+        return dry_run(request, a.preview)
     return launch(request)
 
 

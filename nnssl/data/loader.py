@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from nnssl.data.pool import Pool
-from nnssl.data.sampling import CropSampler
+from nnssl.data.sampling import CropPlace, CropSampler
 from nnssl.data.store import CaseReader
 
 
@@ -23,23 +23,38 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         batch_size: crops per step over all ranks.
         share: this rank's part of the batch, a range of positions in [0, batch_size).
         two_d: drop the leading axis of length one.
+        partners: also read every crop's partner, see `CropSampler.partner`.
     """
 
-    def __init__(self, pool: Pool, sampler: CropSampler, batch_size: int, share: range, two_d: bool) -> None:
+    def __init__(
+        self, pool: Pool, sampler: CropSampler, batch_size: int, share: range, two_d: bool, partners: bool = False
+    ) -> None:
         self.pool = pool
         self.sampler = sampler
         self.batch_size = batch_size
         self.share = share
         self.two_d = two_d
+        self.partners = partners
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        """`images` (b, C, *patch), `inside` (b, dim, 2) int64, `case` (b,) int64; see nnssl.methods.CropBatch."""
+        """`images` (b, C, *size), `inside` (b, dim, 2) int64, `case` (b,) int64, and the same under `partner_*`.
+
+        See nnssl.methods.CropBatch.
+        """
+        numbers = [step * self.batch_size + i for i in self.share]
+        places = [self.sampler(n) for n in numbers]
+        item = self._read(places)
+        if self.partners:
+            partners = self._read([self.sampler.partner(n, place) for n, place in zip(numbers, places)])
+            item |= {f"partner_{key}": value for key, value in partners.items()}
+        return item
+
+    def _read(self, places: list[CropPlace]) -> dict[str, torch.Tensor]:
         if self._reader is None:
             self._reader = CaseReader()
         images, inside, cases = [], [], []
-        for i in self.share:
-            place = self.sampler(step * self.batch_size + i)
+        for place in places:
             crop, box = self._reader.crop(self.pool.image_path(place.case), place.lower, self.sampler.size)
             images.append(crop[:, 0] if self.two_d else crop)
             inside.append(box[1:] if self.two_d else box)

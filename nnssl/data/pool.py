@@ -29,6 +29,7 @@ class PoolCase:
         labelled: whether nnU-Net may train on it.
         digest: of the raw voxels; empty when nnU-Net's own command preprocessed the case.
         body: number of stored body positions; 0 = crops are placed uniformly.
+        subject: shared by the scans or frames of one person; empty when nothing is known. Stays on this machine, too.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PoolCase:
     labelled: bool
     digest: str = ""
     body: int = 0
+    subject: str = ""
 
 
 @dataclass(frozen=True)

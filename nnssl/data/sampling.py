@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from nnssl.data.pool import Pool, body_positions
+from nnssl.data.subjects import companions
 
 TRAINING, VALIDATION = 0, 1
 """Streams of crops that never share a random number."""
@@ -43,6 +44,7 @@ class CropSampler:
         self.size = tuple(int(s) for s in size)
         self.body_share = body_share
         self._key = (seed, stream)
+        self._companions = companions([case.subject for case in pool.cases])
 
     def __call__(self, n: int) -> CropPlace:
         """Place of crop number n >= 0."""
@@ -58,6 +60,23 @@ class CropSampler:
             first, last = (-(padding // 2),) * 2 if padding else (0, length - size)
             free = int(rng.integers(first, last + 1))  # always drawn: the stream does not depend on the branch
             lower.append(free if centre is None else int(np.clip(int(centre[axis]) - size // 2, first, last)))
+        return CropPlace(case, (lower[0], lower[1], lower[2]))
+
+    def partner(self, n: int, place: CropPlace) -> CropPlace:
+        """The same place, relative to the image, in another scan of the subject of crop number n.
+
+        A case that is its subject's only scan is its own partner.
+        """
+        others = self._companions.get(place.case, [place.case])
+        case = others[int(np.random.default_rng((*self._key, 2, n)).integers(len(others)))]
+        lower = []
+        for low, length, other, size in zip(
+            place.lower, self.pool.cases[place.case].shape, self.pool.cases[case].shape, self.size
+        ):
+            padding = max(0, size - other)
+            first, last = (-(padding // 2),) * 2 if padding else (0, other - size)
+            centre = (low + size / 2) / length * other
+            lower.append(int(np.clip(round(centre - size / 2), first, last)))
         return CropPlace(case, (lower[0], lower[1], lower[2]))
 
 

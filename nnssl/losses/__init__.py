@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from nnssl.losses.masked_mse import masked_mse
+from nnssl.losses.block_target import block_statistics, normalise_blocks, restore_blocks
+from nnssl.losses.dice_ce import dice_ce
+from nnssl.losses.masked_mse import masked_l1, masked_mse
+from nnssl.losses.ranks import Ranks
 
-__all__ = ["masked_mse"]
+__all__ = [
+    "Ranks",
+    "block_statistics",
+    "dice_ce",
+    "masked_l1",
+    "masked_mse",
+    "normalise_blocks",
+    "restore_blocks",
+]

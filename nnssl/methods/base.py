@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -10,10 +11,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from nnssl.losses import Ranks
 from nnssl.views import Geometry
 
 Views = dict[str, torch.Tensor]
-"""What a method shows its network: named tensors, batch first."""
+"""What a method shows its network: named tensors, one row per crop of this process."""
+
+OptimizerName = Literal["adamw", "adam", "radam", "sgd", "lars", "lamb"]
 
 
 class MethodConfig(BaseModel):
@@ -27,16 +31,18 @@ class Optimisation:
     """The optimiser a method works with unless the user says otherwise.
 
     Attributes:
-        optimizer: `adamw` or `sgd` (Nesterov).
+        optimizer: `adamw`, `adam`, `radam`, `sgd` (Nesterov), `lars` or `lamb`.
         lr: peak learning rate, absolute.
+        momentum: of `sgd` and `lars`.
         weight_decay: as the optimiser takes it; never applied to biases and norms.
         schedule: `poly` (exponent 0.9, nnU-Net's) or `cosine`, after the warm-up.
         warmup: share of all steps spent in a linear ramp from zero.
         clip: largest gradient norm.
     """
 
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
+    momentum: float = 0.99
     weight_decay: float = 0.05
     schedule: Literal["poly", "cosine"] = "cosine"
     warmup: float = 0.05
@@ -48,14 +54,18 @@ class CropBatch:
     """Crops as the loader hands them over, on the training device.
 
     Attributes:
-        images: (B, C, *spatial) float32, normalised by the plans, zero where a crop reaches beyond its image.
+        images: (B, C, *spatial) float32, normalised by the plans, zero where a crop reaches beyond its image. The spatial
+            size is the method's `read_size()`.
         inside: (B, dim, 2) int64, first and one-past-last voxel of each axis that belongs to the image.
         case: (B,) int64, position of the case in the pool.
+        partner: the same place in another scan or frame of the same subject, if the method asks for it
+            (`wants_partner`); a subject with one scan is its own partner.
     """
 
     images: torch.Tensor
     inside: torch.Tensor
     case: torch.Tensor
+    partner: CropBatch | None = None
 
     def to(self, device: torch.device) -> CropBatch:
         """Move to a device without waiting for it."""
@@ -63,6 +73,7 @@ class CropBatch:
             self.images.to(device, dtype=torch.float32, non_blocking=True),
             self.inside.to(device, non_blocking=True),
             self.case.to(device, non_blocking=True),
+            None if self.partner is None else self.partner.to(device),
         )
 
 
@@ -116,12 +127,30 @@ class Method(nn.Module, ABC):
         self.geometry = geometry
         self.channels = channels
         self.config = config
+        self.ranks = Ranks()
+
+    def assign_ranks(self, ranks: Ranks) -> None:
+        """The trainer says how a batch is spread over processes."""
+        self.ranks = ranks
+
+    def read_size(self) -> tuple[int, ...]:
+        """Voxels per axis of the crops that `views` wants; the patch unless a method looks around it.
+
+        With 2D plans three numbers are allowed, (slices, Y, X): the crops are then (B, C, slices, Y, X).
+        """
+        return self.geometry.patch_size
+
+    @property
+    def wants_partner(self) -> bool:
+        """Whether every crop should come with one of the same subject's other scan (`CropBatch.partner`)."""
+        return False
 
     @abstractmethod
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """Make what the network will see. Runs on the device of the crops, without gradient.
 
-        Augments only in training mode (`self.training`), so that validation is a fixed task.
+        Augmentation that is not part of the task happens only in training mode (`self.training`), so that validation
+        is a fixed task.
 
         Args:
             crops: B crops.
@@ -130,7 +159,11 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Views) -> Losses:
-        """Score the network's answer. No host synchronisation."""
+        """Score the network's answer. No host synchronisation.
+
+        In a distributed run the total's average over processes must be the loss of the whole batch: see
+        `nnssl.losses.ranks` and use `self.ranks`.
+        """
 
     @abstractmethod
     def exported(self) -> Exported:
@@ -140,10 +173,30 @@ class Method(nn.Module, ABC):
         """Update momentum teachers, queues, prototypes after an optimiser step; progress in [0, 1] of the run."""
 
     def diagnostics(self) -> dict[str, float]:
-        """Collapse metrics and the like, computed on demand (once per epoch)."""
+        """Collapse metrics and the like, computed on demand (once per epoch, after the validation)."""
         return {}
+
+    def advice(self, cases: int, batch_size: int) -> list[str]:
+        """Warnings to give before the start: sentences on what will not work well with this pool or batch.
+
+        Args:
+            cases: in the training pool.
+            batch_size: crops per step over all processes.
+        """
+        return []
+
+    def health(self, row: Mapping[str, float]) -> list[str]:
+        """Warnings to give after an epoch: sentences on what the metrics show, such as a collapse.
+
+        Args:
+            row: the epoch's metrics, `diagnostics` among them.
+        """
+        return []
 
     @torch.no_grad()
     def preview(self, views: Views) -> dict[str, torch.Tensor]:
-        """Pictures a person would want to see: name -> (B, C, *spatial), one column each, in order."""
+        """Pictures a person would want to see: name -> (B, C, *spatial), one column each, in order.
+
+        NaN is drawn as hidden. Called on one process only: nothing may be gathered here.
+        """
         return dict(views)

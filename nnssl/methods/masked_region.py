@@ -7,35 +7,28 @@ single hidden region of Tariq et al. 2024 (J. Med. Imaging 11:064003), loss on t
 
 from __future__ import annotations
 
-from math import prod
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from nnssl.errors import NnsslError
 from nnssl.losses import masked_mse
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
+from nnssl.methods.masking import MaskingConfig, augmented, before_and_after, block_edges
 from nnssl.networks import ReconstructionUNet, total_stride
-from nnssl.views import Geometry, expand_blocks, inside_box, random_block_mask, random_box_mask, random_spatial
+from nnssl.views import Geometry, expand_blocks, random_block_mask, random_box_mask
 
 
-class MaskedRegionConfig(MethodConfig):
+class MaskedRegionConfig(MaskingConfig):
     """Options of `-m masked_region`."""
 
     mask: Literal["blocks", "box"] = Field("blocks", description="hide a random set of blocks, or one box")
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of blocks to hide (mask=blocks)")
-    block: int | list[int] | None = Field(
-        None, description="block edge in voxels, one number or one per axis; default: the encoder's total stride"
-    )
     box_share: float = Field(0.05, gt=0, lt=1, description="share of the crop that the box hides (mask=box)")
     visible_weight: float | None = Field(
         None, ge=0, description="weight of L2 on visible voxels; default 0 for blocks, 1 for a box (loss on the whole)"
     )
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of a rotation, per crop")
-    p_scaling: float = Field(0.2, ge=0, le=1, description="probability of scaling by 0.7-1.4, per crop")
 
 
 class MaskedRegion(Method):
@@ -52,24 +45,16 @@ class MaskedRegion(Method):
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
         super().__init__(unet, geometry, channels, config)
-        self.block = self._block_size(total_stride(unet.encoder))  # type: ignore[arg-type]
+        stride = total_stride(unet.encoder)  # type: ignore[arg-type]
+        choice = self.config.mask == "blocks"
+        self.block = block_edges(self.config.block, geometry.patch_size, stride, choice=choice)
         self.network = ReconstructionUNet(unet, channels)
 
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """`target` (B, C, ...), `visible` and `inside` (B, 1, ...) bool: shown to the network, part of the image."""
         c = self.config
         size = self.geometry.patch_size
-        target, inside = crops.images, inside_box(crops.inside, size)
-        if self.training:
-            target, inside = random_spatial(
-                target,
-                inside,
-                self.geometry,
-                generator,
-                p_flip=c.p_flip,
-                p_rotation=c.p_rotation,
-                p_scaling=c.p_scaling,
-            )
+        target, inside = augmented(self, c, crops, generator)
         batch, device = target.shape[0], target.device
         if c.mask == "box":
             visible = random_box_mask(batch, size, c.box_share, generator, device)
@@ -82,12 +67,12 @@ class MaskedRegion(Method):
         """L2 on hidden voxels of the image, plus `visible_weight` times L2 on the visible ones."""
         target, visible, inside = views["target"], views["visible"], views["inside"]
         prediction = self.network(target * visible)
-        hidden_mse = masked_mse(prediction, target, inside & ~visible)
+        hidden_mse = masked_mse(prediction, target, inside & ~visible, self.ranks)
         terms = {"hidden_mse": hidden_mse.detach()}
         total = hidden_mse
         weight = self._visible_weight()
         if weight > 0:
-            visible_mse = masked_mse(prediction, target, inside & visible)
+            visible_mse = masked_mse(prediction, target, inside & visible, self.ranks)
             terms["visible_mse"] = visible_mse.detach()
             total = total + weight * visible_mse
         return Losses(total, terms)
@@ -102,32 +87,9 @@ class MaskedRegion(Method):
         """Input, masked input, prediction, and the prediction put into the hidden places."""
         target, visible = views["target"], views["visible"]
         prediction = self.network(target * visible).float()
-        return {
-            "crop": target,
-            "shown to the network": torch.where(visible, target, torch.nan),
-            "network output": prediction,
-            "hidden blocks filled in": torch.where(visible, target, prediction),
-        }
+        return before_and_after(target, visible, prediction)
 
     def _visible_weight(self) -> float:
         if self.config.visible_weight is not None:
             return self.config.visible_weight
         return 1.0 if self.config.mask == "box" else 0.0
-
-    def _block_size(self, stride: tuple[int, ...]) -> tuple[int, ...]:
-        """The block per axis; must divide the patch and leave something to choose."""
-        size, chosen = self.geometry.patch_size, self.config.block
-        if chosen is None:
-            block = stride
-        elif isinstance(chosen, int):
-            block = tuple(min(chosen, n) for n in size)
-        else:
-            block = tuple(chosen)
-        if len(block) != len(size) or any(b < 1 or n % b for n, b in zip(size, block)):
-            raise NnsslError(
-                f"block={list(block)} must divide the patch size {list(size)} on every axis; "
-                f"the encoder's total stride {list(stride)} does"
-            )
-        if self.config.mask == "blocks" and prod(n // b for n, b in zip(size, block)) < 2:
-            raise NnsslError(f"block={list(block)} covers the whole patch {list(size)}: use smaller blocks")
-        return block

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from nnssl.networks.dense_masked import DenseMasked
+from nnssl.networks.densify import Densify
+from nnssl.networks.executor import Executor
+from nnssl.networks.light_decoder import LightDecoder
+from nnssl.networks.pooled import PooledEncoder, Pooling, pool
 from nnssl.networks.reconstruction import ReconstructionUNet
-from nnssl.networks.unet import build_unet, decoder_features, total_stride
+from nnssl.networks.sparse import check_grid, check_supported, encode_visible
+from nnssl.networks.unet import build_unet, decoder_features, drop_segmentation_layers, total_stride
+from nnssl.networks.voxel_head import VoxelHead
 
-__all__ = ["ReconstructionUNet", "build_unet", "decoder_features", "total_stride"]
+__all__ = [
+    "DenseMasked",
+    "Densify",
+    "Executor",
+    "LightDecoder",
+    "PooledEncoder",
+    "Pooling",
+    "ReconstructionUNet",
+    "VoxelHead",
+    "build_unet",
+    "check_grid",
+    "check_supported",
+    "decoder_features",
+    "drop_segmentation_layers",
+    "encode_visible",
+    "pool",
+    "total_stride",
+]

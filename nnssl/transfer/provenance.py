@@ -32,6 +32,7 @@ def provenance(
     fingerprint: Mapping[str, Any] | None,
     digests: Sequence[str],
     cases: int,
+    init: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The provenance block of an encoder file.
 
@@ -41,7 +42,10 @@ def provenance(
         fingerprint: of the dataset; its per-case block is left out.
         digests: voxel digests of the training cases, for the leakage check.
         cases: number of training cases.
+        init: of the encoder that the run started from, its `sha256` and its `provenance`. Its cases count as seen, so that
+            the leakage check reaches back through every stage.
     """
+    ancestors = set(init["provenance"].get("case_digests", [])) if init else set()
     # both "nnssl" blocks name cases: the fingerprint's its digests, the plans' the cases to fine-tune on
     fingerprint, plans = ({k: v for k, v in (d or {}).items() if k != "nnssl"} for d in (fingerprint, plans))
     return {
@@ -51,7 +55,8 @@ def provenance(
         "steps": steps,
         "dataset_names": [plans["dataset_name"]],
         "cases": cases,
-        "case_digests": sorted(digests),
+        "case_digests": sorted({*digests, *ancestors}),
+        "init": dict(init) if init else None,
         "configuration": configuration,
         "fold": fold,
         "plans": plans,

@@ -37,3 +37,11 @@ class Geometry:
             for a, b in combinations(range(self.dim), 2)
             if max(self.spacing[a], self.spacing[b]) / min(self.spacing[a], self.spacing[b]) < tolerance
         ]
+
+    def thick_axes(self, tolerance: float = 1.5) -> tuple[int, ...]:
+        """Axes that share no plane of equal spacing with another one: slices too thick to be zoomed or turned.
+
+        Empty where no plane at all has equal spacing: there is then no in-plane to tell them from.
+        """
+        planes = self.planes(tolerance)
+        return tuple(a for a in range(self.dim) if planes and not any(a in plane for plane in planes))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nnssl.errors import NnsslError
-from nnssl.methods import CropBatch, MaskedRegion, get_method
+from nnssl.methods import CropBatch, get_method
+from nnssl.methods.masked_region import MaskedRegion
 from nnssl.networks import build_unet
 from nnssl.views import Geometry
 

@@ -202,7 +202,8 @@ def test_a_run_that_never_began_leaves_no_folder(results: Path) -> None:
 def test_non_finite_loss_stops_with_advice(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from nnssl.methods import Losses, MaskedRegion
+    from nnssl.methods import Losses
+    from nnssl.methods.masked_region import MaskedRegion
 
     forward = MaskedRegion.forward
     monkeypatch.setattr(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nnssl.errors import MissingError, NnsslError
-from nnssl.methods import MaskedRegion
+from nnssl.methods.masked_region import MaskedRegion
 from nnssl.networks import build_unet
 from nnssl.transfer import (
     EncoderFile,

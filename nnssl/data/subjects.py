@@ -1,0 +1,62 @@
+"""Which cases show the same person: frames of one cine scan, sessions, repeated scans."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nnssl.errors import NnsslError
+
+TABLES = ("subjects.csv", "cases.csv")
+COLUMNS = ("subject", "patient")
+NAMES = (re.compile(r"^(sub-[A-Za-z0-9]+)_"), re.compile(r"^(patient\d+)_frame\d+$"))
+"""Names that say it themselves: BIDS, and ACDC's cine frames."""
+
+
+def read_subjects(raw_dataset: Path, cases: Iterable[str]) -> dict[str, str]:
+    """Case name -> subject.
+
+    From `subjects.csv` (or `cases.csv`) in the raw dataset's folder, with a column `case` and a column `subject` or
+    `patient`; without one, from the names themselves where they follow BIDS (`sub-01_ses-1_T1w`) or ACDC
+    (`patient001_frame12`). Cases of which nothing is known are left out.
+
+    Raises:
+        NnsslError: the table lacks a column.
+    """
+    names = list(cases)
+    for table in TABLES:
+        path = raw_dataset / table
+        if path.is_file():
+            known = _read_table(path, required=table == TABLES[0])
+            if known:
+                return {name: known[name] for name in names if known.get(name)}
+    found = {}
+    for name in names:
+        match = next((m for m in (pattern.match(name) for pattern in NAMES) if m), None)
+        if match:
+            found[name] = match.group(1)
+    return found
+
+
+def companions(subjects: Sequence[str]) -> dict[int, list[int]]:
+    """Position of each case that shares its subject with others -> their positions. Empty strings are unknown subjects."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, subject in enumerate(subjects):
+        if subject:
+            members[subject].append(position)
+    return {i: [j for j in group if j != i] for group in members.values() if len(group) > 1 for i in group}
+
+
+def _read_table(path: Path, required: bool) -> dict[str, str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        column = next((c for c in COLUMNS if c in columns), None)
+        if "case" not in columns or column is None:
+            if required:
+                raise NnsslError(f"{path} needs a column 'case' and a column 'subject', it has: {', '.join(columns)}")
+            return {}
+        return {row["case"]: str(row[column] or "") for row in reader}

@@ -1,0 +1,57 @@
+"""SimCLR: two views of one crop are close, views of other crops are far (Chen et al. 2020, ICML, arXiv 2002.05709)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from nnssl.losses.nt_xent import negatives, nt_xent
+from nnssl.methods.base import Exported, Losses, MethodConfig, Optimisation, Views
+from nnssl.methods.joint_embedding import JointEmbedding, JointEmbeddingConfig, few_negatives
+from nnssl.networks.heads import HeadNorm, MLPHead
+from nnssl.views import Geometry
+
+
+class SimCLRConfig(JointEmbeddingConfig):
+    """Options of `-m simclr`."""
+
+    temperature: float = Field(0.2, gt=0, description="of the contrast; lower looks harder at the closest negatives")
+    hidden: int = Field(512, ge=1, description="width of the projector's hidden layer")
+    out: int = Field(128, ge=2, description="width of the embedding")
+    head_norm: HeadNorm = Field("layer", description="norm in the projector")
+    same_case_negatives: bool = Field(False, description="whether two crops of one case are negatives of each other")
+
+
+class SimCLR(JointEmbedding):
+    """Contrast within the batch, over all processes."""
+
+    name: ClassVar[str] = "simclr"
+    Config: ClassVar[type[MethodConfig]] = SimCLRConfig
+    optimisation: ClassVar[Optimisation] = Optimisation(lr=1e-3, weight_decay=1e-4)
+    citation: ClassVar[str] = "Chen et al. 2020, A simple framework for contrastive learning of visual representations, ICML"
+    config: SimCLRConfig
+
+    def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
+        super().__init__(unet, geometry, channels, config)
+        c = self.config
+        self.projector = MLPHead(self.backbone.width, c.hidden, c.out, norm=c.head_norm)
+
+    def forward(self, views: Views) -> Losses:
+        """NT-Xent over the crops of all processes."""
+        gather = self.ranks.gather
+        z1, z2 = (self.projector(gather(self.backbone(views[v]))) for v in ("view_1", "view_2"))
+        self._watch(z1, z2)
+        case = gather(views["case"])
+        allowed = negatives(case, case, self.config.same_case_negatives)
+        loss, accuracy = nt_xent(z1, z2, self.config.temperature, allowed)
+        return Losses(loss, {"contrast_accuracy": accuracy})
+
+    def exported(self) -> Exported:
+        """The encoder; the projector is thrown away."""
+        return Exported(self.backbone.encoder)
+
+    def advice(self, cases: int, batch_size: int) -> list[str]:
+        """Contrast needs negatives."""
+        return few_negatives(batch_size)

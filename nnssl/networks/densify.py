@@ -1,0 +1,67 @@
+"""From sparse features to dense ones: what stands at hidden positions before a decoder sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import nn
+
+from nnssl.networks.dense_masked import expand_mask, masked_norm
+
+
+class Densify(nn.Module):
+    """Per scale: norm over visible positions, a learned token at hidden ones, a projection (Tian et al. 2023, section 3.2).
+
+    The projection is 1x1 at the deepest scale and has the plans' kernel (3x3, or 1x3x3 across thick slices) elsewhere.
+
+    Args:
+        encoder: the plans' encoder, for its widths, kernels and kind of norm; it is not kept.
+        widths: channels that the decoder wants per scale, highest resolution first.
+    """
+
+    def __init__(self, encoder: nn.Module, widths: Sequence[int]) -> None:
+        super().__init__()
+        plan: Any = encoder
+        kernels = _kernels(plan)
+        kernels[-1] = [1] * len(kernels[-1])
+        norm_kwargs = plan.norm_op_kwargs or {}
+        self.norms = nn.ModuleList(
+            nn.Identity() if plan.norm_op is None else plan.norm_op(c, **norm_kwargs) for c in plan.output_channels
+        )
+        # One number per channel, hence one dimension: no weight decay.
+        self.tokens = nn.ParameterList(nn.Parameter(torch.empty(c)) for c in plan.output_channels)
+        self.projections = nn.ModuleList(
+            plan.conv_op(c, width, kernel, padding=[(k - 1) // 2 for k in kernel])
+            for c, width, kernel in zip(plan.output_channels, widths, kernels)
+        )
+        self.apply(InitWeights_He(1e-2))
+        for token in self.tokens:
+            nn.init.normal_(token, std=0.02)
+
+    def forward(self, features: Sequence[torch.Tensor], visible: torch.Tensor) -> list[torch.Tensor]:
+        """Fill and project every scale.
+
+        Args:
+            features: (B, C_s, *spatial_s) per scale, highest resolution first, zero at hidden positions.
+            visible: (B, 1, *grid) bool, True = visible.
+
+        Returns:
+            (B, widths[s], *spatial_s) per scale.
+        """
+        dense = []
+        for x, norm, token, project in zip(features, self.norms, self.tokens, self.projections):
+            hidden = ~expand_mask(visible, x.shape[2:])
+            if not isinstance(norm, nn.Identity):
+                x = masked_norm(x, hidden, norm)
+            filler = token.view(1, -1, *(1 for _ in x.shape[2:])).to(x.dtype)
+            dense.append(project(torch.where(hidden, filler, x)))
+        return dense
+
+
+def _kernels(encoder: Any) -> list[list[int]]:
+    """Kernel of each stage, one number per axis; plans may give one number for all."""
+    dim = len(encoder.strides[0])
+    return [[k] * dim if isinstance(k, int) else [int(n) for n in k] for k in encoder.kernel_sizes]

@@ -1,0 +1,122 @@
+"""What a pretraining run is made of: the pool it reads and the method on the plans' network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nnssl.trainers.run_config import RunConfig, method_config
+
+from nnssl.data.loader import rank_share
+from nnssl.data.pool import Pool
+from nnssl.data.subjects import companions
+from nnssl.errors import MissingError, NnsslError
+from nnssl.losses import Ranks
+from nnssl.methods import CropBatch, Method, get_method
+from nnssl.networks import build_unet
+from nnssl.transfer import read_encoder
+from nnssl.transfer.nnunet_init import complete_network
+from nnssl.transfer.provenance import package_versions
+from nnssl.views import Geometry
+
+if TYPE_CHECKING:
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """The encoder a run started from.
+
+    Attributes:
+        record: for the provenance of what comes out of the run: digest of the file, and the file's own provenance.
+        lines: the load report.
+    """
+
+    record: dict[str, Any]
+    lines: tuple[str, ...] = ()
+
+
+def build_method(
+    run: RunConfig, configuration: Mapping[str, Any], channels: int, init: Path | None = None
+) -> tuple[Method, Ancestor | None]:
+    """The method on the plans' network, initialised from the run's seed or from an encoder file.
+
+    Args:
+        run: the run's settings.
+        configuration: of the plans, inheritance resolved.
+        channels: image channels.
+        init: encoder file to start from.
+    """
+    geometry = Geometry(
+        tuple(int(n) for n in configuration["patch_size"]), tuple(float(s) for s in configuration["spacing"])
+    )
+    cls = get_method(run.method)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        unet = build_unet(configuration["architecture"], channels, 1)
+        # before the method copies teachers from it
+        ancestor = None if init is None else load_init(unet, init, configuration["architecture"], channels, run.seed)
+        return cls(unet, geometry, channels, method_config(cls, run.options)), ancestor
+
+
+def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any], channels: int, seed: int) -> Ancestor:
+    """Put a pretrained encoder, and its decoder if the file has one, into a network of the same plans.
+
+    Raises:
+        NnsslError: no such file, not an encoder file, or its encoder is another one than the plans'.
+    """
+    if not path.is_file():
+        raise MissingError(f"--init {path} does not exist: give the encoder.pth of another run")
+    source = read_encoder(path)
+    state, report = complete_network(
+        source, architecture, channels, "pretrained" if source.has_decoder else "fresh", seed
+    )
+    missing, unexpected = unet.load_state_dict(state, strict=False)
+    if unexpected or any(".seg_layers." not in key for key in missing):
+        raise NnsslError(f"--init {path}: keys do not fit the plans' network: {[*unexpected, *missing][:3]}")
+    parent = {k: v for k, v in source.provenance.items() if k not in ("plans", "fingerprint")}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Ancestor({"sha256": digest, "provenance": parent}, tuple(report.lines()))
+
+
+def crop_batch(item: Mapping[str, torch.Tensor]) -> CropBatch:
+    """A batch as the loader hands it over."""
+    partner = None
+    if "partner_images" in item:
+        partner = CropBatch(item["partner_images"], item["partner_inside"], item["partner_case"])
+    return CropBatch(item["images"], item["inside"], item["case"], partner)
+
+
+def describe_run(trainer: nnsslTrainer) -> dict[str, Any]:
+    """What config.json says about a run."""
+    return {
+        "config": trainer.run.model_dump(),
+        "dataset": trainer.plans_manager.dataset_name,
+        "plans": trainer.plans_manager.plans_name,
+        "configuration": trainer.configuration_name,
+        "fold": trainer.fold,
+        "training_cases": len(trainer.train_pool),
+        "device": str(trainer.device),
+        "processes": trainer.world_size,
+        "parameters": sum(p.numel() for p in trainer.method.parameters()),
+        "versions": package_versions(),
+    }
+
+
+def assign_ranks(method: Method, batch_size: int, rank: int, world: int) -> None:
+    """Tell a method how the batch is spread over processes."""
+    if world > 1:
+        method.assign_ranks(Ranks(tuple(len(rank_share(batch_size, r, world)) for r in range(world)), rank))
+
+
+def check_partners(method: Method, pool: Pool) -> None:
+    """Refuse positives from a subject's other scans where no subject has any."""
+    if method.wants_partner and not companions([case.subject for case in pool.cases]):
+        raise NnsslError(
+            "positives=subject needs subjects with several scans, and the pool knows none: put a subjects.csv with the "
+            "columns case,subject into the raw dataset's folder and run nnssl_plan_and_preprocess again"
+        )
