@@ -32,7 +32,8 @@ class Ancestor:
     """The encoder a run started from.
 
     Attributes:
-        record: for the provenance of what comes out of the run: digest of the file, and the file's own provenance.
+        record: for the provenance of what comes out of the run: digest of the file, its own provenance and what it
+            asks to cite.
         lines: the load report.
     """
 
@@ -80,7 +81,8 @@ def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any]
         raise NnsslError(f"--init {path}: keys do not fit the plans' network: {[*unexpected, *missing][:3]}")
     parent = {k: v for k, v in source.provenance.items() if k not in ("plans", "fingerprint")}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Ancestor({"sha256": digest, "provenance": parent}, tuple(report.lines()))
+    record = {"sha256": digest, "provenance": parent, "citations": source.citations}
+    return Ancestor(record, tuple(report.lines()))
 
 
 def crop_batch(item: Mapping[str, torch.Tensor]) -> CropBatch:

@@ -29,6 +29,7 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
     exported = trainer.method.exported()
     run, plans = trainer.run, trainer.plans_manager.plans
     steps = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
+    ancestors = trainer.ancestor.record["citations"] if trainer.ancestor else []
     return pack_encoder(
         exported.encoder,
         exported.decoder,
@@ -38,7 +39,7 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
         channels=trainer.num_input_channels,
         provenance=provenance(
             method=run.method,
-            config=run.model_dump(),
+            config={**run.model_dump(), "init": Path(run.init).name if run.init else None},  # no paths leave
             steps=steps,
             plans=plans,
             configuration=trainer.configuration_name,
@@ -48,7 +49,7 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
             cases=len(trainer.train_pool),
             init=trainer.ancestor.record if trainer.ancestor else None,
         ),
-        citations=[get_method(run.method).citation],
+        citations=list(dict.fromkeys([get_method(run.method).citation, *ancestors])),
     )
 
 

@@ -231,6 +231,13 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def _setting(run: RunConfig, key: str) -> Any:
+    """A run's setting, an option of its method, or (`spark.mask_ratio`) of a part of it."""
+    part, _, rest = key.partition(".")
+    value = run.options.get(part, getattr(run, part, None))
+    return value.get(rest) if rest and isinstance(value, Mapping) else value
+
+
 def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
     """A continued run keeps its settings; say so when the command line asks for others."""
     given = {k for k, v in request.flags.items() if v is not None} | {s.partition("=")[0].strip() for s in request.sets}
@@ -238,7 +245,7 @@ def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
         given |= {k for k in type(asked).model_fields if getattr(asked, k) != type(asked).model_fields[k].default}
         given |= set(asked.options)
     for key in sorted(given):
-        wanted, kept = (r.options.get(key, getattr(r, key, None)) for r in (asked, saved))
+        wanted, kept = (_setting(r, key) for r in (asked, saved))
         if key not in ("method", "options") and wanted != kept:
             raise NnsslError(
                 f"--c continues the run with its own settings: {key} is {kept} there, not {wanted}. "

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from nnssl.data.pool import Pool
 from nnssl.data.sampling import CropPlace, CropSampler
 from nnssl.data.store import CaseReader
+from nnssl.data.subjects import groups
 
 
 class CropDataset(Dataset[dict[str, torch.Tensor]]):
@@ -35,6 +36,7 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         self.share = share
         self.two_d = two_d
         self.partners = partners
+        self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
@@ -58,7 +60,7 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
             crop, box = self._reader.crop(self.pool.image_path(place.case), place.lower, self.sampler.size)
             images.append(crop[:, 0] if self.two_d else crop)
             inside.append(box[1:] if self.two_d else box)
-            cases.append(place.case)
+            cases.append(self._groups[place.case])
         types = {image.dtype for image in images}
         stacked = np.stack(images) if len(types) == 1 else np.stack([i.astype(np.float32) for i in images])
         return {

@@ -50,6 +50,12 @@ def companions(subjects: Sequence[str]) -> dict[int, list[int]]:
     return {i: [j for j in group if j != i] for group in members.values() if len(group) > 1 for i in group}
 
 
+def groups(subjects: Sequence[str]) -> list[int]:
+    """For each case the position of its subject's first case; a case of an unknown subject is alone."""
+    first: dict[str, int] = {}
+    return [first.setdefault(subject, i) if subject else i for i, subject in enumerate(subjects)]
+
+
 def _read_table(path: Path, required: bool) -> dict[str, str]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)

@@ -14,7 +14,6 @@ from nnssl.methods.joint_embedding import JointEmbedding, JointEmbeddingConfig
 from nnssl.networks.heads import HeadNorm, MLPHead
 from nnssl.views import Geometry
 
-
 FEW = 8
 """Crops per step below which the correlations say little."""
 
@@ -27,7 +26,7 @@ class BarlowTwinsConfig(JointEmbeddingConfig):
         "both", description="mean and standard deviation of a dimension over the rows of both views, or of each view"
     )
     hidden: int = Field(512, ge=1, description="width of the projector's hidden layers")
-    out: int = Field(512, ge=2, description="width of the embedding")
+    out: int = Field(128, ge=2, description="width of the embedding")
     head_norm: HeadNorm = Field("batch", description="norm in the projector")
 
 
@@ -65,12 +64,12 @@ class BarlowTwins(JointEmbedding):
         c, found = self.config, []
         if batch_size == 1 or (batch_size == 2 and c.statistics == "view"):
             found.append(
-                f"batch size {batch_size} leaves nothing to learn from with statistics={c.statistics}: use --batch-size 4 or "
-                "more" + (", or statistics=both" if batch_size == 2 else "")
+                f"batch size {batch_size} leaves nothing to learn from with statistics={c.statistics}: raise --batch-size"
+                + (", or use statistics=both" if batch_size == 2 else "")
             )
         elif batch_size < FEW:
             found.append(
                 f"batch size {batch_size}: the correlation of {c.out} dimensions is measured on {batch_size} crops, so most "
-                "of it is chance; raise --batch-size, or use byol, simsiam or moco"
+                "of it is chance; raise --batch-size, or use vicreg, which learned more from few crops where we tried"
             )
         return found

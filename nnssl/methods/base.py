@@ -57,7 +57,8 @@ class CropBatch:
         images: (B, C, *spatial) float32, normalised by the plans, zero where a crop reaches beyond its image. The spatial
             size is the method's `read_size()`.
         inside: (B, dim, 2) int64, first and one-past-last voxel of each axis that belongs to the image.
-        case: (B,) int64, position of the case in the pool.
+        case: (B,) int64, position in the pool of the case, or of the first case of its subject where subjects are known:
+            equal numbers show one person, so they are no negatives of each other.
         partner: the same place in another scan or frame of the same subject, if the method asks for it
             (`wants_partner`); a subject with one scan is its own partner.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -14,6 +15,8 @@ from nnssl.networks import PooledEncoder, Pooling
 from nnssl.views import Geometry, random_intensity, random_resized_crop
 
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 1.5
+RANK_ROWS = 8
+"""Fewer embeddings cannot have a rank worth a warning: it is at most their number less one."""
 WATCHED_ROWS = 512
 """Embeddings kept for the collapse metrics; more would only cost memory."""
 
@@ -30,9 +33,8 @@ class JointEmbeddingConfig(MethodConfig):
     p_noise: float = Field(0.2, ge=0, le=1, description="probability of Gaussian noise, per view")
     p_blur: float = Field(0.2, ge=0, le=1, description="probability of Gaussian blur, per view")
     pooling: Pooling = Field("avgmax", description="of the deepest stage: mean, maximum, or both side by side")
-    positives: str = Field(
+    positives: Literal["crop", "subject"] = Field(
         "crop",
-        pattern="^(crop|subject)$",
         description="crop: two views of one crop; subject: the second view shows the same place in another scan or frame "
         "of the same subject, where the pool knows one",
     )
@@ -113,11 +115,10 @@ class JointEmbedding(Method):
         self._watched = []
         if len(z1) < 2:
             return {}
-        return {
-            "embedding_std": embedding_std(z1),
-            "effective_rank": effective_rank(z1),
-            "knn_agreement": knn_agreement(z1, z2),
-        }
+        found = {"embedding_std": embedding_std(z1), "knn_agreement": knn_agreement(z1, z2)}
+        if len(z1) >= RANK_ROWS:
+            found["effective_rank"] = effective_rank(z1)
+        return found
 
     def health(self, row: Mapping[str, float]) -> list[str]:
         """Says so when the embeddings have become one point or one line."""

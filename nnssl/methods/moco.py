@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from nnssl.errors import NnsslError
 from nnssl.losses.info_nce import info_nce
 from nnssl.losses.nt_xent import negatives
 from nnssl.methods.base import Exported, Losses, MethodConfig, Optimisation, Views
@@ -34,7 +35,7 @@ class MoCoConfig(JointEmbeddingConfig):
     symmetric: bool = Field(True, description="use either view as query and as key; otherwise the second only as key")
     hidden: int = Field(512, ge=1, description="width of the projector's hidden layer (head=mlp)")
     out: int = Field(128, ge=2, description="width of the embedding")
-    head_norm: HeadNorm = Field("layer", description="norm in the projector (head=mlp)")
+    head_norm: HeadNorm = Field("batch", description="norm in the projector (head=mlp)")
     same_case_negatives: bool = Field(False, description="whether two crops of one case are negatives of each other")
 
 
@@ -70,9 +71,12 @@ class MoCo(JointEmbedding):
         """InfoNCE of each query with its key; with `symmetric`, the mean of both directions."""
         c, gather = self.config, self.ranks.gather
         case = gather(views["case"])
-        pairs = [("view_1", "view_2"), ("view_2", "view_1")] if c.symmetric else [("view_1", "view_2")]
-        queries = [self.projector(gather(self.backbone(views[q]))) for q, _ in pairs]
-        keys = [self.key_projector(gather(self.key_backbone(views[k]))) for _, k in pairs]
+        asked, answered = (("view_1", "view_2"), ("view_2", "view_1")) if c.symmetric else (("view_1",), ("view_2",))
+        if self.training and c.head == "mlp" and c.head_norm == "batch" and len(case) * len(asked) < 2:
+            raise NnsslError("head_norm=batch needs two rows: use --batch-size 2, symmetric=true or head_norm=layer")
+        # all rows at once: a batch norm then sees as many as there are
+        queries = self.projector(torch.cat([gather(self.backbone(views[v])) for v in asked])).chunk(len(asked))
+        keys = self.key_projector(torch.cat([gather(self.key_backbone(views[v])) for v in answered])).chunk(len(asked))
         self._watch(queries[0], keys[0])
         # The queue starts empty, so keys of the same step's other crops are negatives too. In validation the queue's cases
         # are numbers of the training pool: the few pairs that this rules out by mistake do no harm.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -20,7 +21,7 @@ class SimCLRConfig(JointEmbeddingConfig):
     temperature: float = Field(0.2, gt=0, description="of the contrast; lower looks harder at the closest negatives")
     hidden: int = Field(512, ge=1, description="width of the projector's hidden layer")
     out: int = Field(128, ge=2, description="width of the embedding")
-    head_norm: HeadNorm = Field("layer", description="norm in the projector")
+    head_norm: HeadNorm = Field("batch", description="norm in the projector")
     same_case_negatives: bool = Field(False, description="whether two crops of one case are negatives of each other")
 
 
@@ -30,7 +31,9 @@ class SimCLR(JointEmbedding):
     name: ClassVar[str] = "simclr"
     Config: ClassVar[type[MethodConfig]] = SimCLRConfig
     optimisation: ClassVar[Optimisation] = Optimisation(lr=1e-3, weight_decay=1e-4)
-    citation: ClassVar[str] = "Chen et al. 2020, A simple framework for contrastive learning of visual representations, ICML"
+    citation: ClassVar[str] = (
+        "Chen et al. 2020, A simple framework for contrastive learning of visual representations, ICML"
+    )
     config: SimCLRConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
@@ -41,7 +44,9 @@ class SimCLR(JointEmbedding):
     def forward(self, views: Views) -> Losses:
         """NT-Xent over the crops of all processes."""
         gather = self.ranks.gather
-        z1, z2 = (self.projector(gather(self.backbone(views[v]))) for v in ("view_1", "view_2"))
+        # both views at once: a batch norm then sees twice as many rows, and no difference between views
+        h = torch.cat([gather(self.backbone(views[v])) for v in ("view_1", "view_2")])
+        z1, z2 = self.projector(h).chunk(2)
         self._watch(z1, z2)
         case = gather(views["case"])
         allowed = negatives(case, case, self.config.same_case_negatives)

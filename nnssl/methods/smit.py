@@ -25,6 +25,7 @@ class SMITConfig(MaskedDistillationConfig):
 
     mask_ratio: float = Field(0.7, gt=0, lt=1, description="share of blocks to hide from the student")
     shared_head: bool = Field(False, description="one head and one set of prototypes for whole crops and for positions")
+    bottleneck: int = Field(64, ge=2, description="width of the embedding that is compared with the prototypes")
     image_weight: float = Field(1.0, ge=0, description="weight of the prediction of hidden voxels (MIP)")
     patch_weight: float = Field(0.1, ge=0, description="weight of the loss at hidden positions (MPD)")
     global_weight: float = Field(0.1, ge=0, description="weight of the loss between whole views (ITD)")
@@ -45,7 +46,7 @@ class SMIT(MaskedDistillation):
 
     name: ClassVar[str] = "smit"
     Config: ClassVar[type[MethodConfig]] = SMITConfig
-    optimisation: ClassVar[Optimisation] = Optimisation(lr=1e-3, weight_decay=0.01, warmup=0.05, clip=3.0)
+    optimisation: ClassVar[Optimisation] = Optimisation(lr=5e-4, weight_decay=0.01, warmup=0.05, clip=3.0)
     citation: ClassVar[str] = (
         "Jiang et al. 2022, Self-supervised 3D anatomy segmentation using self-distilled masked image transformer (SMIT), "
         "MICCAI"

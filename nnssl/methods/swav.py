@@ -26,20 +26,19 @@ class SwAVConfig(JointEmbeddingConfig):
 
     prototypes: int = Field(64, ge=2, description="number of prototypes; more need a larger batch, queue and pool")
     temperature: float = Field(0.1, gt=0, description="of the prediction")
-    epsilon: float = Field(0.05, gt=0, description="softness of the codes")
+    epsilon: float = Field(0.02, gt=0, description="softness of the codes; lower it if the loss stays at log K")
     iterations: int = Field(3, ge=1, description="Sinkhorn iterations")
     n_local: int = Field(4, ge=0, le=16, description="small views per crop, which are only predicted from")
     local_edge: float = Field(0.43, gt=0, le=1, description="edge of a small view relative to the patch")
     local_share: tuple[float, float] = Field(
         (0.05, 0.3), description="range of a small view's volume (2D: area) relative to the crop it is cut from"
     )
-    queue: int = Field(256, ge=0, description="earlier embeddings that help to divide the prototypes evenly; 0: none")
+    queue: int = Field(128, ge=0, description="earlier embeddings that help to divide the prototypes evenly; 0: none")
     queue_start: float = Field(0.1, ge=0, le=1, description="share of the run after which the queue is used")
-    freeze: float = Field(0.01, ge=0, lt=1, description="share of the run in which the prototypes do not move")
+    freeze: float = Field(0.1, ge=0, lt=1, description="share of the run in which the prototypes do not move")
     hidden: int = Field(512, ge=1, description="width of the projector's hidden layer")
     out: int = Field(128, ge=2, description="width of the embedding")
-    head_norm: HeadNorm = Field("batch", description="norm in the projector")
-    last_norm: bool = Field(True, description="x")
+    head_norm: HeadNorm = Field("batch", description="norm in the projector, also at its end")
 
     @model_validator(mode="after")
     def _local_ordered(self) -> SwAVConfig:
@@ -68,7 +67,9 @@ class SwAV(JointEmbedding):
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
         super().__init__(unet, geometry, channels, config)
         c = self.config
-        self.projector = MLPHead(self.backbone.width, c.hidden, c.out, norm=c.head_norm, last_norm=c.last_norm)
+        # An encoder of instance norms starts with embeddings that all point the same way. Scores then hardly differ, codes
+        # become uniform and stay so; the last norm spreads the embeddings over the sphere.
+        self.projector = MLPHead(self.backbone.width, c.hidden, c.out, norm=c.head_norm, last_norm=True)
         self.prototypes = Prototypes(c.out, c.prototypes)
         self.register_buffer("queue", torch.zeros(c.queue, c.out))
         self.register_buffer("queue_filled", torch.zeros(c.queue))  # 1: holds an embedding
@@ -148,8 +149,8 @@ class SwAV(JointEmbedding):
             )
         if c.queue > 4 * cases:
             found.append(
-                f"queue={c.queue} holds {c.queue / cases:.1f} embeddings of each of the {cases} cases, and the even division "
-                f"keeps them apart: --set queue={max(1, 2 * cases)} is about one crop per case"
+                f"queue={c.queue} holds {c.queue / cases:.1f} embeddings of each of the {cases} cases, and the even "
+                f"division keeps them apart: --set queue={max(1, 2 * cases)} is about one crop per case"
             )
         return found
 

@@ -14,9 +14,8 @@ from nnssl.methods.joint_embedding import JointEmbedding, JointEmbeddingConfig
 from nnssl.networks.heads import HeadNorm, MLPHead
 from nnssl.views import Geometry
 
-
-FEW = 8
-"""Crops per step below which the covariance says little."""
+FEW = 4
+"""Crops per step up to which the covariance says little."""
 
 
 class VICRegConfig(JointEmbeddingConfig):
@@ -63,9 +62,9 @@ class VICReg(JointEmbedding):
         """Variance and covariance are measured over the batch."""
         if batch_size == 1:
             return ["batch size 1: variance and covariance need several crops; use --batch-size 4 or more"]
-        if batch_size < FEW:
+        if batch_size <= FEW:
             return [
-                f"batch size {batch_size}: the {self.config.out} dimensions' covariance is measured on {batch_size} crops, so "
-                "most of what it punishes is chance; raise --batch-size, or use byol, simsiam or moco"
+                f"batch size {batch_size}: the covariance of {self.config.out} dimensions is measured on {batch_size} "
+                "crops, so most of what it punishes is chance; raise --batch-size if memory allows"
             ]
         return []

@@ -43,10 +43,10 @@ class VoCoConfig(MethodConfig):
     out: int = Field(128, ge=2, description="width of the embedding")
     head_norm: HeadNorm = Field("batch", description="norm in the projector, over all pieces of all crops")
     pooling: Pooling = Field("avgmax", description="of the deepest stage: mean, maximum, or both side by side")
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring the whole crop, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of rotating the whole crop")
-    p_scaling: float = Field(0.2, ge=0, le=1, description="probability of scaling the whole crop by 0.7-1.4")
-    p_query_flip: float = Field(0.2, ge=0, le=1, description="probability of mirroring a query by itself, per axis")
+    p_flip: float = Field(0.0, ge=0, le=1, description="probability of mirroring the whole crop, per axis")
+    p_rotation: float = Field(0.0, ge=0, le=1, description="probability of rotating the whole crop")
+    p_scaling: float = Field(0.0, ge=0, le=1, description="probability of scaling the whole crop by 0.7-1.4")
+    p_query_flip: float = Field(0.0, ge=0, le=1, description="probability of mirroring a query by itself, per axis")
     p_intensity: float = Field(
         0.5, ge=0, le=1, description="probability of each change of a query's brightness, contrast, gamma"
     )

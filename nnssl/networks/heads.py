@@ -81,5 +81,6 @@ class Prototypes(nn.Module):
             (..., count).
         """
         weight = self.weight if frozen is None else self.weight.detach() * frozen + self.weight * (1 - frozen)
-        with torch.autocast(z.device.type if z.device.type in ("cuda", "cpu") else "cpu", enabled=False):
+        kind = z.device.type if z.device.type in ("cuda", "cpu") else "cpu"
+        with torch.autocast(kind, enabled=False):
             return F.normalize(z.float(), dim=-1) @ F.normalize(weight.float(), dim=1).T

@@ -51,6 +51,7 @@ def _encoder(content: Mapping[str, Any]) -> list[str]:
         f"pretrained encoder, format {content.get('nnssl_format', 'unknown')}",
         f"method         {provenance.get('method')}, {provenance.get('steps'):,} steps, seed {provenance.get('seed')}",
         f"settings       {_short(provenance.get('config', {}))}",
+        *_ancestors(provenance),
         f"pool           {', '.join(provenance.get('dataset_names', []))}: {provenance.get('cases')} cases, "
         f"{len(provenance.get('case_digests', []))} voxel digests, fold {provenance.get('fold')}",
         f"plans          {plan['pretrain_plan']['plans_name']}, {name}: patch {configuration['patch_size']}, "
@@ -61,6 +62,16 @@ def _encoder(content: Mapping[str, Any]) -> list[str]:
         f"versions       {_short(provenance.get('versions', {}))}",
         *(f"cite           {c}" for c in content.get("citations", [])),
     ]
+
+
+def _ancestors(provenance: Mapping[str, Any]) -> list[str]:
+    """The runs this one started from, the latest first."""
+    lines = []
+    while provenance.get("init"):
+        provenance = provenance["init"]["provenance"]
+        names = ", ".join(provenance.get("dataset_names", []))
+        lines.append(f"started from   {provenance.get('method')}, {provenance.get('steps'):,} steps on {names}")
+    return lines
 
 
 def _weights_file(content: Mapping[str, Any]) -> list[str]:

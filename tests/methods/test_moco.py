@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from nnssl.errors import NnsslError
 from nnssl.methods import CropBatch
 from nnssl.methods.moco import MoCo
 from tests.methods.cases import SHAPES, liven, make_crops, make_method, seeded
@@ -62,7 +63,7 @@ def test_loss_is_info_nce_against_the_queue_and_the_other_crops_of_the_step() ->
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("queue", "batches"), [(16, [4, 4, 4]), (7, [2, 3, 4, 1, 4]), (3, [4, 2])])
 def test_the_queue_holds_the_latest_keys_whatever_the_batch(queue: int, batches: list[int], symmetric: bool) -> None:
-    method = make(queue=queue, symmetric=symmetric, out=8)
+    method = make(queue=queue, symmetric=symmetric, out=8, head_norm="layer")  # keys do not depend on each other
     expected: deque = deque(maxlen=queue)
     for number, batch in enumerate(batches):
         crops = make_crops(method, batch, seed=number)
@@ -145,6 +146,14 @@ def test_it_learns_to_find_its_key() -> None:
             first = losses.total.item()
     assert losses.total < 0.5 * first
     assert losses.terms["contrast_accuracy"] == 1
+
+
+def test_a_single_row_is_refused_with_a_way_out() -> None:
+    method = make(symmetric=False)
+    with pytest.raises(NnsslError, match="batch-size 2"):
+        step(method, make_crops(method, 1))
+    assert step(make(symmetric=False, head_norm="layer"), make_crops(method, 1)) == 0
+    assert step(make(), make_crops(method, 1)) == 0
 
 
 def test_advice() -> None:

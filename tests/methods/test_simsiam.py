@@ -23,7 +23,10 @@ def test_heads_are_those_of_the_paper() -> None:
     widths = [(m.in_features, m.out_features) for m in method.projector if isinstance(m, nn.Linear)]
     assert widths == [(method.backbone.width, 64), (64, 64), (64, 64)]
     assert isinstance(method.projector[-1], nn.BatchNorm1d)
-    assert [(m.in_features, m.out_features) for m in method.predictor if isinstance(m, nn.Linear)] == [(64, 16), (16, 64)]
+    assert [(m.in_features, m.out_features) for m in method.predictor if isinstance(m, nn.Linear)] == [
+        (64, 16),
+        (16, 64),
+    ]
     assert isinstance(method.predictor[-1], nn.Linear)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nnssl.trainers.run_config import make_run_config
 
 from nnssl.errors import NnsslError
 from nnssl.methods.swav import SwAV
-from nnssl.trainers.run_config import make_run_config
 from tests.methods.cases import SHAPES, liven, make_crops, make_method, seeded
 from tests.methods.spread import assert_spreading_changes_nothing
 from tests.oracles import sinkhorn as oracle
@@ -36,9 +36,10 @@ def step(method: SwAV, seed: int = 0, batch: int = 4, progress: float = 0.5) -> 
 
 
 def embeddings(method: SwAV, views: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Unit embeddings of all views, the large ones first."""
+    """Unit embeddings of all views, the large ones first. The norm in the projector sees all of them at once."""
     names = ["view_1", "view_2", *(k for k in views if k.startswith("local_"))]
-    return [F.normalize(method.projector(method.backbone(views[n])).detach(), dim=1) for n in names]
+    z = method.projector(torch.cat([method.backbone(views[n]) for n in names])).detach()
+    return list(F.normalize(z, dim=1).chunk(len(names)))
 
 
 def expected_loss(method: SwAV, views: dict[str, torch.Tensor], queue: torch.Tensor) -> float:

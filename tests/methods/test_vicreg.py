@@ -84,5 +84,5 @@ def test_what_is_exported_is_the_encoder_alone() -> None:
 
 def test_advice() -> None:
     assert make().advice(100, 8) == []
-    assert "16 dimensions' covariance is measured on 4 crops" in make().advice(100, 4)[0]
+    assert "covariance of 16 dimensions is measured on 4 crops" in make().advice(100, 4)[0]
     assert "need several crops" in make().advice(100, 1)[0]

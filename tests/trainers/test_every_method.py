@@ -97,6 +97,15 @@ def test_a_trainer_per_method_for_nnunet() -> None:
     assert trainer_for("spark+simclr").__name__ == "nnsslTrainer_SparKPlusSimCLR"
 
 
+def test_a_continued_sum_keeps_its_settings(results: Path, capsys: pytest.CaptureFixture) -> None:
+    start = ("902", "2d", "-m", "masked_region+flip", "-device", "cpu", "--iterations", "1", "--epochs", "1",
+             "--batch-size", "2", "--set", "val_iterations=1")  # fmt: skip
+    assert run_command("pretrain", *start) == 0
+    assert run_command("pretrain", *start, "--c", "--set", "masked_region.mask_ratio=0.9") == 2
+    assert "masked_region.mask_ratio is 0.6 there, not 0.9" in capsys.readouterr().err
+    assert run_command("pretrain", *start, "--c", "--set", "masked_region.mask_ratio=0.6") == 0
+
+
 def test_positives_from_subjects_need_subjects(results: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ("902", "3d_fullres", "-m", "byol", "-device", "cpu", "--set", "positives=subject")
     assert run_command("pretrain", *arguments) == 2

@@ -42,6 +42,12 @@ def test_a_run_goes_on_from_another_ones_encoder(first: Path, results: Path, cap
     assert record["provenance"]["method"] == "masked_region"
     assert record["provenance"]["steps"] == 2
     assert len(record["sha256"]) == 64
+    assert set(parent.citations) < set(second.citations), "every stage is cited"
+    assert second.provenance["config"]["init"] == "encoder.pth"
+    raw = (run_folder(results, "nnsslTrainer_BYOL") / "encoder.pth").read_bytes()
+    assert str(results).encode() not in raw, "paths must not leave"
+    assert run_command("inspect", str(run_folder(results, "nnsslTrainer_BYOL") / "encoder.pth")) == 0
+    assert "started from   masked_region, 2 steps on Dataset902_Pool" in capsys.readouterr().out
     assert set(parent.provenance["case_digests"]) <= set(second.provenance["case_digests"])
 
 

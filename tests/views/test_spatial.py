@@ -44,6 +44,17 @@ def test_thick_slices_are_never_mixed() -> None:
     assert matrices[:, 1, 2].abs().max() > 0.9, "in the plane any angle is allowed"
 
 
+def test_thick_slices_are_not_interpolated() -> None:
+    """Every slice of the result comes from the same slice of the crop, whatever was drawn."""
+    geometry = Geometry((6, 16, 16), (8.0, 1.0, 1.0))
+    levels = torch.arange(1.0, 7.0).view(1, 1, 6, 1, 1).expand(20, 1, 6, 16, 16).contiguous()
+    matrices = random_affine(geometry, 20, generator(), p_rotation=1.0, p_scaling=1.0)
+    assert (matrices[:, 1:, 1:].det().abs() - 1).abs().max() > 0.2, "but they are scaled in their plane"
+    warped, known = apply_affine(levels, torch.ones_like(levels, dtype=torch.bool), matrices, geometry)
+    assert known.any()
+    assert torch.allclose(warped[known], levels[known], atol=1e-3)
+
+
 def test_rotations_keep_lengths_and_scalings_stay_in_range() -> None:
     geometry = Geometry((8, 8, 8), (1.0, 1.0, 1.0))
     rotations = random_affine(geometry, 50, generator(), p_rotation=1.0, p_scaling=0.0)

@@ -60,7 +60,9 @@ def acdc(found: dict[str, np.ndarray]) -> float:
     patients: dict[str, list[dict]] = {}
     for row in rows:
         patients.setdefault(row["patient"], []).append(row)
-    x = np.stack([np.concatenate([found[r["case"]] for r in sorted(p, key=lambda r: r["case"])]) for p in patients.values()])
+    x = np.stack(
+        [np.concatenate([found[r["case"]] for r in sorted(p, key=lambda r: r["case"])]) for p in patients.values()]
+    )
     y = np.array([p[0]["group"] for p in patients.values()])
     scores = []
     for seed in range(SEEDS):
