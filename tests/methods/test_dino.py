@@ -179,7 +179,7 @@ def test_fixed_views_are_learnt() -> None:
 def test_diagnostics_and_health() -> None:
     method = make().eval()
     with torch.no_grad():
-        method(method.views(make_crops(method), seeded()))
+        method(method.views(make_crops(method, batch=8), seeded()))
     found = method.diagnostics()
     assert set(found) == {"embedding_std", "effective_rank", "knn_agreement", "usage_entropy", "assignment_entropy"}
     assert 0 < found["assignment_entropy"] <= found["usage_entropy"] <= 1.0001

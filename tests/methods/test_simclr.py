@@ -79,12 +79,14 @@ def test_it_learns_to_tell_crops_apart() -> None:
 
 def test_collapse_metrics_come_from_the_validation_only() -> None:
     method = make()
-    views = method.views(make_crops(method), seeded())
+    views = method.views(make_crops(method, batch=8), seeded())
     method(views)
     assert method.diagnostics() == {}
     method.eval()(views)
     assert set(method.diagnostics()) == {"embedding_std", "effective_rank", "knn_agreement"}
     assert method.diagnostics() == {}, "each validation starts anew"
+    method({k: v[:4] for k, v in views.items()})
+    assert set(method.diagnostics()) == {"embedding_std", "knn_agreement"}, "four crops cannot have a rank to speak of"
 
 
 def test_what_is_exported_is_the_encoder_alone() -> None:

@@ -139,7 +139,7 @@ def test_validation_changes_no_state_and_measures_how_prototypes_are_used() -> N
     step(method)
     before = copy.deepcopy(method.state_dict())
     method.eval()
-    method(method.views(make_crops(method), seeded(1)))
+    method(method.views(make_crops(method, batch=8), seeded(1)))
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
     found = method.diagnostics()
     assert {"embedding_std", "effective_rank", "knn_agreement", "usage_entropy", "assignment_entropy"} == set(found)
