@@ -36,7 +36,7 @@ def test_defaults_are_written_out() -> None:
         (["mask_rato=0.5"], "Did you mean 'mask_ratio'"),
         (["mask_ratio"], "key=value"),
         (["mask=stripes"], "mask='stripes'"),
-        (["optimizer=adam"], "optimizer='adam'"),
+        (["optimizer=adamm"], "optimizer='adamm'"),
         (["epochs=0"], "epochs=0"),
         (["lr=-1"], "lr=-1"),
         (["method=spark"], "another method"),
