@@ -1,10 +1,10 @@
 """Table of all runs: loss, collapse metrics, seconds per step, and a linear read-out beside that of random encoders.
 
 Read-out: the encoder in eval mode, features of whole cases computed once (deepest stage, mean and maximum over space; the
-slices of a 2D encoder are averaged; of ACDC the middle 96 x 96 pixels, 150 mm), standardised on the training split, and a
-ridge whose strength is chosen within the training split. ACDC: pathology group of 80 patients (5 classes, chance 0.2;
-features of both frames side by side, split by patient), balanced accuracy. Hippocampus: anterior and posterior volume in
-voxels of the segmentation, R^2 averaged over both. Five outer folds, five shuffles.
+slices of a 2D encoder are averaged; of ACDC the middle 96 x 96 pixels in 2D and 64 x 64 in 3D), standardised on the
+training split, and a ridge whose strength is chosen within the training split. ACDC: pathology group of 80 patients (5
+classes, chance 0.2; features of both frames side by side, split by patient), balanced accuracy. Hippocampus: anterior and
+posterior volume in voxels of the segmentation, R^2 averaged over both. Five outer folds, five shuffles.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLANS = "nnsslPlans_brief"
 RAW, PREPROCESSED, RESULTS = (Path(os.environ[f"nnUNet_{n}"]) for n in ("raw", "preprocessed", "results"))
 SEEDS, RANDOM_ENCODERS = 5, 5
 ALPHAS = np.logspace(0, 5, 11)
-MIDDLE = 96
+MIDDLE = {"2d": 96, "3d_fullres": 64}  # pixels of ACDC that are read
 
 
 def plans_of(dataset: str, configuration: str) -> dict:
@@ -52,7 +52,7 @@ def features(encoder: torch.nn.Module, dataset: str, configuration: str) -> dict
         x = x[0].movedim(1, 0) if len(stride) == 2 else x
         if "ACDC" in dataset:
             for axis in (-2, -1):
-                n = min(MIDDLE, x.shape[axis])
+                n = min(MIDDLE[configuration], x.shape[axis])
                 x = x.narrow(axis, (x.shape[axis] - n) // 2, n)
         padding = [(-n) % s for n, s in zip(x.shape[2:], stride)]
         x = torch.nn.functional.pad(x, [p for n in reversed(padding) for p in (n // 2, n - n // 2)])
