@@ -13,13 +13,14 @@ from pydantic import Field
 from torch import nn
 
 from nnssl.losses import masked_mse
+from nnssl.methods.augmentation import AugmentationConfig, augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
 from nnssl.networks import ReconstructionUNet
-from nnssl.views import Geometry, inside_box, random_spatial
+from nnssl.views import Geometry
 from nnssl.views.noise import gaussian_noise, salt_and_pepper
 
 
-class DenoisingConfig(MethodConfig):
+class DenoisingConfig(AugmentationConfig):
     """Options of `-m denoising`."""
 
     noise: Literal["salt_and_pepper", "gaussian", "both"] = Field(
@@ -30,9 +31,6 @@ class DenoisingConfig(MethodConfig):
     sigma: float = Field(
         0.5, gt=0, description="standard deviation of Gaussian noise, in units of the normalised image"
     )
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of a rotation, per crop")
-    p_scaling: float = Field(0.2, ge=0, le=1, description="probability of scaling by 0.7-1.4, per crop")
 
 
 class Denoising(Method):
@@ -54,17 +52,7 @@ class Denoising(Method):
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """`clean` and `noisy` (B, C, *spatial), `inside` (B, 1, *spatial) bool: part of the image."""
         c = self.config
-        clean, inside = crops.images, inside_box(crops.inside, self.geometry.patch_size)
-        if self.training:
-            clean, inside = random_spatial(
-                clean,
-                inside,
-                self.geometry,
-                generator,
-                p_flip=c.p_flip,
-                p_rotation=c.p_rotation,
-                p_scaling=c.p_scaling,
-            )
+        clean, inside = augmented(self, c, crops, generator)
         noisy = clean
         if c.noise in ("gaussian", "both"):
             noisy = gaussian_noise(noisy, inside, c.sigma, generator)

@@ -5,28 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
 
 from nnssl.losses.distillation import entropy, view_distillation
 from nnssl.methods.base import CropBatch, Losses, MethodConfig, Optimisation, Views
+from nnssl.methods.joint_embedding import MultiCropConfig
 from nnssl.methods.self_distillation import SelfDistillation, SelfDistillationConfig, encode_by_size
 
 
-class DINOConfig(SelfDistillationConfig):
+class DINOConfig(MultiCropConfig, SelfDistillationConfig):
     """Options of `-m dino`."""
-
-    n_local: int = Field(4, ge=0, le=16, description="small views per crop, which only the student sees")
-    local_edge: float = Field(0.5, gt=0, le=1, description="edge of a small view relative to the patch")
-    local_share: tuple[float, float] = Field(
-        (0.05, 0.3), description="range of a small view's volume (2D: area) relative to the crop it is cut from"
-    )
-
-    @model_validator(mode="after")
-    def _local_ordered(self) -> DINOConfig:
-        low, high = self.local_share
-        if not 0 < low <= high <= 1:
-            raise ValueError("local_share needs two numbers, 0 < smallest <= largest <= 1")
-        return self
 
 
 class DINO(SelfDistillation):
@@ -40,9 +27,7 @@ class DINO(SelfDistillation):
 
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """`view_1`, `view_2` (B, C, *patch), `case` (B,), and small views `local_1` ... (B, C, *small)."""
-        c = self.config
-        views = super().views(crops, generator)
-        return {**views, **self.local_views(crops, generator, c.n_local, c.local_edge, c.local_share)}
+        return {**super().views(crops, generator), **self._local_views(crops, generator, self.config)}
 
     def forward(self, views: Views) -> Losses:
         """Cross-entropy of teacher and student over all pairs of different views of a crop."""

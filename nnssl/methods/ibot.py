@@ -31,9 +31,7 @@ class IBOT(MaskedDistillation):
 
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """The two views with image and visibility masks, and small views `local_1` ... (B, C, *small)."""
-        c = self.config
-        views = super().views(crops, generator)
-        return {**views, **self.local_views(crops, generator, c.n_local, c.local_edge, c.local_share)}
+        return {**super().views(crops, generator), **self._local_views(crops, generator, self.config)}
 
     def forward(self, views: Views) -> Losses:
         """Between whole views, the student seeing only a part; and at the hidden positions of each view."""

@@ -11,8 +11,8 @@ from torch import nn
 
 from nnssl.losses.collapse import effective_rank, embedding_std, knn_agreement
 from nnssl.methods.base import CropBatch, Method, MethodConfig, Views
-from nnssl.networks import PooledEncoder, Pooling
-from nnssl.views import Geometry, random_intensity, random_resized_crop
+from nnssl.networks import PooledEncoder, Pooling, total_stride
+from nnssl.views import Geometry, random_intensity, random_resized_crop, small_size
 
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 1.5
 RANK_ROWS = 8
@@ -41,10 +41,28 @@ class JointEmbeddingConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _ordered(self) -> JointEmbeddingConfig:
-        low, high = self.crop_share
-        if not 0 < low <= high <= 1:
-            raise ValueError("crop_share needs two numbers, 0 < smallest <= largest <= 1")
+        _check_share("crop_share", self.crop_share)
         return self
+
+
+class MultiCropConfig(JointEmbeddingConfig):
+    """Options of methods that also look at small views (Caron et al. 2020, SwAV)."""
+
+    n_local: int = Field(4, ge=0, le=16, description="small views per crop, which only the student sees")
+    local_edge: float = Field(0.5, gt=0, le=1, description="edge of a small view relative to the patch")
+    local_share: tuple[float, float] = Field(
+        (0.05, 0.3), description="range of a small view's volume (2D: area) relative to the crop it is cut from"
+    )
+
+    @model_validator(mode="after")
+    def _local_ordered(self) -> MultiCropConfig:
+        _check_share("local_share", self.local_share)
+        return self
+
+
+def _check_share(name: str, share: tuple[float, float]) -> None:
+    if not 0 < share[0] <= share[1] <= 1:
+        raise ValueError(f"{name} needs two numbers, 0 < smallest <= largest <= 1")
 
 
 class JointEmbedding(Method):
@@ -70,9 +88,18 @@ class JointEmbedding(Method):
         """
         second = crops.partner or crops
         return {
-            "view_1": self._view(crops, generator),
-            "view_2": self._view(second, generator),
+            "view_1": self._view(crops, generator)[0],
+            "view_2": self._view(second, generator)[0],
             "case": crops.case,
+        }
+
+    def _local_views(self, crops: CropBatch, generator: torch.Generator, config: MultiCropConfig) -> Views:
+        """`local_1` ... `local_n` (B, C, *small): small views, in turn from either source of the two large ones."""
+        size = small_size(self.geometry, total_stride(self.backbone.encoder), config.local_edge)
+        sources = (crops, crops.partner or crops)
+        return {
+            f"local_{k + 1}": self._view(sources[k % 2], generator, size, config.local_share)[0]
+            for k in range(config.n_local)
         }
 
     def _view(
@@ -81,8 +108,8 @@ class JointEmbedding(Method):
         generator: torch.Generator,
         size: tuple[int, ...] | None = None,
         share: tuple[float, float] | None = None,
-    ) -> torch.Tensor:
-        """One random view of every crop, (B, C, *size)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One random view of every crop, (B, C, *size), and its image mask (B, 1, *size) bool."""
         c = self.config
         x, inside = random_resized_crop(
             crops.images,
@@ -94,9 +121,10 @@ class JointEmbedding(Method):
             p_flip=c.p_flip,
             p_rotation=c.p_rotation,
         )
-        return random_intensity(
+        x = random_intensity(
             x, inside, generator, p=c.p_intensity, p_noise=c.p_noise, p_blur=c.p_blur, geometry=self.geometry
         )
+        return x, inside
 
     def _watch(self, z1: torch.Tensor, z2: torch.Tensor) -> None:
         """Keep the validation's embeddings for `diagnostics`.
@@ -137,8 +165,9 @@ class JointEmbedding(Method):
 
     @torch.no_grad()
     def preview(self, views: Views) -> dict[str, torch.Tensor]:
-        """The two views."""
-        return {"view 1": views["view_1"], "view 2": views["view_2"]}
+        """The two views, then small ones."""
+        small = sorted((k for k in views if k.startswith("local_")), key=lambda k: int(k.removeprefix("local_")))
+        return {k.replace("_", " "): views[k] for k in ("view_1", "view_2", *small)}
 
 
 def few_negatives(batch_size: int, needed: int = 8) -> list[str]:

@@ -23,7 +23,7 @@ from nnssl.networks import check_grid, total_stride
 from nnssl.networks.mask_token import MaskToken
 from nnssl.networks.momentum import MomentumCopy
 from nnssl.networks.running import RunningMean, RunningNorm
-from nnssl.views import Geometry, expand_blocks, random_block_mask, random_intensity, random_resized_crop
+from nnssl.views import Geometry, expand_blocks, random_block_mask
 
 
 class MaskedDistillationConfig(SelfDistillationConfig):
@@ -65,23 +65,14 @@ class MaskedDistillation(SelfDistillation):
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """For k = 1, 2: `view_k` (B, C, *patch), `inside_k` (B, 1, *patch) bool, part of the image, and `visible_k`
         (B, 1, *grid) bool, the blocks that the student sees."""
-        c, made = self.config, {}
+        made = {}
         for k, source in enumerate((crops, crops.partner or crops), start=1):
-            x, inside = random_resized_crop(
-                source.images,
-                source.inside,
-                self.geometry,
-                generator,
-                size=self.geometry.patch_size,
-                share=c.crop_share,
-                p_flip=c.p_flip,
-                p_rotation=c.p_rotation,
-            )
-            made[f"view_{k}"] = random_intensity(
-                x, inside, generator, p=c.p_intensity, p_noise=c.p_noise, p_blur=c.p_blur, geometry=self.geometry
-            )
+            view, inside = self._view(source, generator)
+            made[f"view_{k}"] = view
             made[f"inside_{k}"] = inside
-            made[f"visible_{k}"] = random_block_mask(x.shape[0], self.grid, c.mask_ratio, generator, x.device)
+            made[f"visible_{k}"] = random_block_mask(
+                len(view), self.grid, self.config.mask_ratio, generator, view.device
+            )
         return made
 
     def shown(self, views: Views) -> list[torch.Tensor]:

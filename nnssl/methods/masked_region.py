@@ -14,8 +14,9 @@ from pydantic import Field
 from torch import nn
 
 from nnssl.losses import masked_mse
+from nnssl.methods.augmentation import augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
-from nnssl.methods.masking import MaskingConfig, augmented, before_and_after, block_edges
+from nnssl.methods.masking import MaskingConfig, before_and_after, block_edges
 from nnssl.networks import ReconstructionUNet, total_stride
 from nnssl.views import Geometry, expand_blocks, random_block_mask, random_box_mask
 

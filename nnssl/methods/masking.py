@@ -1,4 +1,4 @@
-"""What the methods that hide blocks of a crop have in common: their options, the block's size, augmentation."""
+"""What the methods that hide blocks of a crop have in common: their options, the block's size, pictures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ import torch
 from pydantic import Field
 
 from nnssl.errors import NnsslError
-from nnssl.methods.base import CropBatch, Method, MethodConfig
-from nnssl.views import inside_box, random_spatial
+from nnssl.methods.augmentation import AugmentationConfig
 
 
-class MaskingConfig(MethodConfig):
+class MaskingConfig(AugmentationConfig):
     """Options of every method that hides blocks."""
 
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of blocks to hide")
     block: int | list[int] | None = Field(
         None, description="block edge in voxels, one number or one per axis; default: the encoder's total stride"
     )
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of a rotation, per crop")
-    p_scaling: float = Field(0.2, ge=0, le=1, description="probability of scaling by 0.7-1.4, per crop")
 
 
 def block_edges(
@@ -63,24 +59,6 @@ def block_edges(
     if choice and prod(n // b for n, b in zip(size, block)) < 2:
         raise NnsslError(f"block={list(block)} covers the whole patch {list(size)}: use smaller blocks")
     return block
-
-
-def augmented(
-    method: Method, config: MaskingConfig, crops: CropBatch, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (B, C, *spatial) and their image masks (B, 1, *spatial) bool; turned, in training mode only, at random."""
-    images, inside = crops.images, inside_box(crops.inside, method.geometry.patch_size)
-    if not method.training:
-        return images, inside
-    return random_spatial(
-        images,
-        inside,
-        method.geometry,
-        generator,
-        p_flip=config.p_flip,
-        p_rotation=config.p_rotation,
-        p_scaling=config.p_scaling,
-    )
 
 
 def before_and_after(image: torch.Tensor, visible: torch.Tensor, answer: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,12 +13,13 @@ from pydantic import Field
 from torch import nn
 
 from nnssl.losses import masked_mse
+from nnssl.methods.augmentation import AugmentationConfig, augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
 from nnssl.networks import ReconstructionUNet
-from nnssl.views import Geometry, inside_box, moments, random_distortion, random_spatial
+from nnssl.views import Geometry, moments, random_distortion
 
 
-class ModelsGenesisConfig(MethodConfig):
+class ModelsGenesisConfig(AugmentationConfig):
     """Options of `-m models_genesis`."""
 
     p_curve: float = Field(0.9, ge=0, le=1, description="probability of a random intensity curve, per crop")
@@ -29,11 +30,6 @@ class ModelsGenesisConfig(MethodConfig):
         ge=0,
         le=1,
         description="share of painted crops with noise in boxes (in-painting); the others: around boxes",
-    )
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring input and target, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of rotating input and target, per crop")
-    p_scaling: float = Field(
-        0.2, ge=0, le=1, description="probability of scaling input and target by 0.7-1.4, per crop"
     )
 
 
@@ -59,17 +55,7 @@ class ModelsGenesis(Method):
         The distortions are the task and happen in validation too; mirroring, rotation and scaling are augmentation.
         """
         c = self.config
-        target, inside = crops.images, inside_box(crops.inside, self.geometry.patch_size)
-        if self.training:
-            target, inside = random_spatial(
-                target,
-                inside,
-                self.geometry,
-                generator,
-                p_flip=c.p_flip,
-                p_rotation=c.p_rotation,
-                p_scaling=c.p_scaling,
-            )
+        target, inside = augmented(self, c, crops, generator)
         distorted = random_distortion(
             target,
             inside,

@@ -16,13 +16,13 @@ from torch import nn
 from nnssl.losses.distillation import sharpen
 from nnssl.losses.sinkhorn import sinkhorn
 from nnssl.losses.usage import FEW_USED, SAME_FOR_ALL, Usage, assignment_sums
-from nnssl.methods.base import CropBatch, Exported, MethodConfig
+from nnssl.methods.base import Exported, MethodConfig
 from nnssl.methods.joint_embedding import JointEmbedding, JointEmbeddingConfig
-from nnssl.networks import pool, total_stride
+from nnssl.networks import pool
 from nnssl.networks.heads import MLPHead, Prototypes
 from nnssl.networks.momentum import MomentumCopy, cosine_momentum
 from nnssl.networks.running import RunningMean, RunningNorm
-from nnssl.views import Geometry, small_size
+from nnssl.views import Geometry
 
 
 class SelfDistillationConfig(JointEmbeddingConfig):
@@ -97,14 +97,6 @@ class SelfDistillation(JointEmbedding):
         self.register_buffer("temperature", torch.tensor(float(c.teacher_temperature_start)))
         self.register_buffer("frozen", torch.tensor(float(c.freeze > 0)))
         self._usage = Usage(c.prototypes)
-
-    def local_views(
-        self, crops: CropBatch, generator: torch.Generator, count: int, edge: float, share: tuple[float, float]
-    ) -> dict[str, torch.Tensor]:
-        """`local_1` ... `local_count` (B, C, *small): small views, in turn from either source of the global ones."""
-        size = small_size(self.geometry, total_stride(self.backbone.encoder), edge)
-        sources = (crops, crops.partner or crops)
-        return {f"local_{k + 1}": self._view(sources[k % 2], generator, size, share) for k in range(count)}
 
     def pooled(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Feature maps (b, F, *grid) of V views, pooled and gathered: (B, V, width) float32, B over all processes."""
@@ -197,12 +189,6 @@ class SelfDistillation(JointEmbedding):
                     "or wait if the run has just begun"
                 )
         return found
-
-    @torch.no_grad()
-    def preview(self, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Global views first, then local ones."""
-        small = sorted((k for k in views if k.startswith("local_")), key=lambda k: int(k.split("_")[1]))
-        return {**super().preview(views), **{k.replace("_", " "): views[k] for k in small}}
 
 
 def encode_by_size(encode: Any, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from nnssl.losses import masked_l1
+from nnssl.methods.augmentation import augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
-from nnssl.methods.masking import MaskingConfig, augmented, before_and_after, block_edges
+from nnssl.methods.masking import MaskingConfig, before_and_after, block_edges
 from nnssl.networks import VoxelHead, check_grid, total_stride
 from nnssl.networks.mask_token import MaskToken
 from nnssl.views import Geometry, expand_blocks, random_block_mask

@@ -17,8 +17,9 @@ from pydantic import Field
 from torch import nn
 
 from nnssl.losses import block_statistics, masked_mse, normalise_blocks, restore_blocks
+from nnssl.methods.augmentation import augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
-from nnssl.methods.masking import MaskingConfig, augmented, before_and_after, block_edges
+from nnssl.methods.masking import MaskingConfig, before_and_after, block_edges
 from nnssl.networks import (
     DenseMasked,
     Densify,

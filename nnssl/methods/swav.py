@@ -8,20 +8,19 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
 
 from nnssl.losses.distillation import entropy, view_distillation
 from nnssl.losses.sinkhorn import sinkhorn
 from nnssl.methods.base import CropBatch, Exported, Losses, MethodConfig, Optimisation, Views
-from nnssl.methods.joint_embedding import JointEmbedding, JointEmbeddingConfig
+from nnssl.methods.joint_embedding import JointEmbedding, MultiCropConfig
 from nnssl.methods.self_distillation import FEW_USED, SAME_FOR_ALL, Usage, assignment_sums
-from nnssl.networks import total_stride
 from nnssl.networks.heads import HeadNorm, MLPHead, Prototypes
-from nnssl.views import Geometry, small_size
+from nnssl.views import Geometry
 
 
-class SwAVConfig(JointEmbeddingConfig):
+class SwAVConfig(MultiCropConfig):
     """Options of `-m swav`."""
 
     prototypes: int = Field(64, ge=2, description="number of prototypes; more need a larger batch, queue and pool")
@@ -30,22 +29,12 @@ class SwAVConfig(JointEmbeddingConfig):
     iterations: int = Field(3, ge=1, description="Sinkhorn iterations")
     n_local: int = Field(4, ge=0, le=16, description="small views per crop, which are only predicted from")
     local_edge: float = Field(0.43, gt=0, le=1, description="edge of a small view relative to the patch")
-    local_share: tuple[float, float] = Field(
-        (0.05, 0.3), description="range of a small view's volume (2D: area) relative to the crop it is cut from"
-    )
     queue: int = Field(128, ge=0, description="earlier embeddings that help to divide the prototypes evenly; 0: none")
     queue_start: float = Field(0.1, ge=0, le=1, description="share of the run after which the queue is used")
     freeze: float = Field(0.1, ge=0, lt=1, description="share of the run in which the prototypes do not move")
     hidden: int = Field(512, ge=1, description="width of the projector's hidden layer")
     out: int = Field(128, ge=2, description="width of the embedding")
     head_norm: HeadNorm = Field("batch", description="norm in the projector, also at its end")
-
-    @model_validator(mode="after")
-    def _local_ordered(self) -> SwAVConfig:
-        low, high = self.local_share
-        if not 0 < low <= high <= 1:
-            raise ValueError("local_share needs two numbers, 0 < smallest <= largest <= 1")
-        return self
 
 
 class SwAV(JointEmbedding):
@@ -81,13 +70,7 @@ class SwAV(JointEmbedding):
 
     def views(self, crops: CropBatch, generator: torch.Generator) -> Views:
         """`view_1`, `view_2` (B, C, *patch), `case` (B,), and small views `local_1` ... (B, C, *small)."""
-        c = self.config
-        size = small_size(self.geometry, total_stride(self.backbone.encoder), c.local_edge)
-        sources = (crops, crops.partner or crops)
-        views = super().views(crops, generator)
-        for k in range(c.n_local):
-            views[f"local_{k + 1}"] = self._view(sources[k % 2], generator, size, c.local_share)
-        return views
+        return {**super().views(crops, generator), **self._local_views(crops, generator, self.config)}
 
     def forward(self, views: Views) -> Losses:
         """Cross-entropy of each large view's code and the prediction from every other view."""
@@ -169,9 +152,3 @@ class SwAV(JointEmbedding):
                 "nothing apart; try a smaller epsilon, or wait if the run has just begun"
             )
         return found
-
-    @torch.no_grad()
-    def preview(self, views: Views) -> dict[str, torch.Tensor]:
-        """Large views, then small ones."""
-        small = [f"local_{k + 1}" for k in range(self.config.n_local)]
-        return {**super().preview(views), **{name.replace("_", " "): views[name] for name in small}}

@@ -14,20 +14,18 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.losses import dice_ce
+from nnssl.methods.augmentation import AugmentationConfig, augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
 from nnssl.networks import ReconstructionUNet
-from nnssl.views import Geometry, fuse, fusion_partner, inside_box, random_coefficients, random_spatial
+from nnssl.views import Geometry, fuse, fusion_partner, random_coefficients
 
 
-class VolumeFusionConfig(MethodConfig):
+class VolumeFusionConfig(AugmentationConfig):
     """Options of `-m volume_fusion`."""
 
     levels: int = Field(4, ge=1, le=20, description="K: the coefficients are 0, 1/K, ..., 1, one class each")
     boxes: tuple[int, int] = Field((10, 40), description="fewest and most boxes per crop")
     dice_weight: float = Field(1.0, ge=0, description="weight of the Dice loss; the cross-entropy has weight 1")
-    p_flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring, per axis")
-    p_rotation: float = Field(0.2, ge=0, le=1, description="probability of a rotation, per crop")
-    p_scaling: float = Field(0.2, ge=0, le=1, description="probability of scaling by 0.7-1.4, per crop")
 
 
 class VolumeFusion(Method):
@@ -53,17 +51,7 @@ class VolumeFusion(Method):
         """`foreground`, `background`, `fused` (B, C, ...); `classes` (B, 1, ...) int64, the coefficient times K;
         `inside` (B, 1, ...) bool, part of both images."""
         c = self.config
-        x, inside = crops.images, inside_box(crops.inside, self.geometry.patch_size)
-        if self.training:
-            x, inside = random_spatial(
-                x,
-                inside,
-                self.geometry,
-                generator,
-                p_flip=c.p_flip,
-                p_rotation=c.p_rotation,
-                p_scaling=c.p_scaling,
-            )
+        x, inside = augmented(self, c, crops, generator)
         background, background_inside = fusion_partner(x, inside)
         classes = random_coefficients(
             self.geometry, x.shape[0], generator, levels=c.levels, count=c.boxes, device=x.device
