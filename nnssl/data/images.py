@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from nnssl.data.metaimage import check_metaimage
 from nnssl.data.nifti import check_nifti
+from nnssl.data.nrrd import check_nrrd
 from nnssl.data.parallel import Failure
 
 MIN_EDGE = 8
 """Voxels: a case must have at least this many along its two longest axes to be worth a crop."""
-
-AIR_HU = -500.0
-"""Hounsfield units: below is air or lung; the body's outline lies above."""
 
 
 def read_case(
@@ -30,7 +29,7 @@ def read_case(
         files: one file per channel.
         reader: instance of an nnU-Net reader class.
         channels: number of channels the dataset declares.
-        check_files: also look into the files themselves for what readers hide; see `nnssl.data.nifti`. Once per case.
+        check_files: also look into the files themselves for what readers hide; see `check_file`. Once per case.
 
     Returns:
         Image (C, Z, Y, X) float32 and nnU-Net's properties (`spacing` in mm, ...).
@@ -40,7 +39,7 @@ def read_case(
     """
     if check_files:
         for file in files:
-            _check_file(Path(file))
+            check_file(Path(file))
     with contextlib.redirect_stdout(io.StringIO()):  # the readers print; the report says it better
         try:
             data, properties = reader.read_images(list(files))
@@ -61,8 +60,8 @@ def read_case(
     return data, properties
 
 
-def _check_file(path: Path) -> None:
-    """Say plainly what a file is that is no image; check a NIfTI file's own words."""
+def check_file(path: Path) -> None:
+    """Say plainly what a file is that is no image; check what NIfTI, NRRD and MetaImage files say about themselves."""
     if not path.is_file():
         raise Failure(f"{path.name} does not exist (a dangling link?)")
     with path.open("rb") as f:
@@ -71,8 +70,12 @@ def _check_file(path: Path) -> None:
         raise Failure("the file is empty")
     if start.startswith(b"version https://git-lfs"):
         raise Failure("a Git LFS pointer, not the image itself: fetch it with 'git lfs pull'")
-    if path.name.endswith((".nii", ".nii.gz")):
+    if path.name.lower().endswith((".nii", ".nii.gz")):
         check_nifti(path)
+    elif path.suffix.lower() in (".nrrd", ".nhdr"):
+        check_nrrd(path)
+    elif path.suffix.lower() in (".mha", ".mhd"):
+        check_metaimage(path)
 
 
 def _reader_message(error: Exception, files: Sequence[str]) -> str:
@@ -89,41 +92,3 @@ def voxel_digest(data: np.ndarray) -> str:
     digest.update(repr(tuple(data.shape)).encode())
     digest.update(np.ascontiguousarray(data, dtype="<f4").tobytes())
     return digest.hexdigest()
-
-
-def body_mask(data: np.ndarray, channel_names: Sequence[str]) -> np.ndarray:
-    """Where the body is: not air, not padding. Labels are never looked at.
-
-    CT (a channel named `CT`): above -500 HU. Anything else: if the darker of Otsu's two classes is nearly uniform it is
-    air, and the body is what lies clearly above it; if not (a crop from inside the body), all that is not the minimum.
-
-    Args:
-        data: (C, Z, Y, X) raw intensities.
-        channel_names: as in dataset.json.
-
-    Returns:
-        (Z, Y, X) bool, never empty.
-    """
-    mask = np.zeros(data.shape[1:], dtype=bool)
-    for channel, name in zip(data, channel_names):
-        mask |= channel > (AIR_HU if name.casefold() == "ct" else _air_level(channel))
-    return mask if mask.any() else np.ones_like(mask)
-
-
-def _air_level(image: np.ndarray) -> float:
-    """Intensity below which a voxel is air; the minimum where there is no air."""
-    from skimage.filters import threshold_otsu
-
-    sample = image[tuple(slice(None, None, max(1, n // 128)) for n in image.shape)]
-    low, high = (float(v) for v in np.percentile(sample, (0.5, 99.5)))
-    if not high > low:
-        return float(image.min())
-    clipped = np.clip(sample, low, high)
-    threshold = float(threshold_otsu(clipped))
-    dark, bright = clipped[clipped <= threshold], clipped[clipped > threshold]
-    if dark.size == 0 or bright.size == 0:
-        return low
-    spread = (float(dark.mean()) - low) / max(float(bright.mean()) - low, 1e-12)
-    if spread > 0.25:
-        return float(image.min())
-    return 0.5 * (float(dark.mean()) + threshold)

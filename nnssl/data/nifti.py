@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
 
 from nnssl.data.parallel import Failure
 
@@ -24,17 +25,22 @@ def check_nifti(path: Path) -> None:
     Raises:
         Failure: truncated or damaged, a spacing that is not positive, NaN or infinite voxels.
     """
-    zipped = path.suffix == ".gz"
+    zipped = path.suffix.lower() == ".gz"
+    if zipped and _first_bytes(path) != b"\x1f\x8b":
+        raise Failure("not gzip data, although its name ends in .gz")
     try:
         with gzip.open(path) if zipped else path.open("rb") as f:
-            header = _header(f.read(544))
+            header = read_nifti_header(f.read(544))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise Failure(f"damaged or truncated ({error})") from error
     shape = tuple(int(n) for n in header.get_data_shape())
     spacing = np.asarray(header["pixdim"][1 : 1 + min(3, len(shape))], dtype=float)
     if not (np.isfinite(spacing).all() and (np.abs(spacing) > 0).all()):
         raise Failure(f"voxel spacing {np.abs(spacing).tolist()} mm is not positive")
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except (KeyError, HeaderDataError) as error:
+        raise Failure(f"NIfTI voxel type {int(header['datatype'])} does not exist") from error
     begin = int(header["vox_offset"]) or int(header.sizeof_hdr) + 4
     end = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if dtype.kind == "f":
@@ -43,7 +49,13 @@ def check_nifti(path: Path) -> None:
         _check_length(path, zipped, end)
 
 
-def _header(start: bytes) -> Nifti1Header:
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as f:
+        return f.read(2)
+
+
+def read_nifti_header(start: bytes) -> Nifti1Header:
+    """Header of a NIfTI-1 or NIfTI-2 file from its first 544 bytes; raises Failure if it has none."""
     if len(start) < 348:
         raise Failure("not a NIfTI image (shorter than a header)")
     for cls, size in ((Nifti1Header, 348), (Nifti2Header, 540)):

@@ -6,6 +6,8 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.forkserver import ensure_running
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -43,11 +45,37 @@ def run_cases(
 def _attempt(
     work: Callable[[Item], Result], items: Sequence[Item], indices: Sequence[int], processes: int
 ) -> Iterator[tuple[int, Future[Result]]]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=max(1, min(processes, len(indices))), mp_context=context) as pool:
+    workers = max(1, min(processes, len(indices)))
+    with ProcessPoolExecutor(max_workers=workers, mp_context=_context(work)) as pool:
         futures = {pool.submit(work, items[i]): i for i in indices}
-        for future in as_completed(futures):
-            yield futures[future], future
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future
+        except BaseException:  # interrupted: what has not begun must not keep the command alive
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def prepare_workers(module: str) -> None:
+    """Let the process that workers are copied from import `module` now, while this one still imports its own."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.get_context("forkserver").set_forkserver_preload([module])
+        ensure_running()
+
+
+def _context(work: Callable[..., object]) -> multiprocessing.context.BaseContext:
+    """How worker processes start: copies of a fresh process that has imported everything once, where that exists.
+
+    Importing torch and nnU-Net takes seconds, so a hundred small cases would spend most of their time on it if every
+    worker did. A copy of this process itself might inherit locks that its threads hold.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    inner = work
+    while isinstance(inner, partial):
+        inner = inner.func
+    prepare_workers(inner.__module__)  # without effect once the server runs: then it has most of it
+    return multiprocessing.get_context("forkserver")
 
 
 def _collect(

@@ -45,6 +45,21 @@ def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:
     check_nifti(tmp_path / "b.nii.gz")
 
 
+def test_unknown_voxel_type_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[70] = 94  # the header's datatype
+    path.write_bytes(bytes(content))
+    with pytest.raises(Failure, match="voxel type 94 does not exist"):
+        check_nifti(path)
+
+
+def test_a_name_alone_makes_no_gzip_file(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
+    with pytest.raises(Failure, match="not gzip data"):
+        check_nifti(tmp_path / "a.nii.gz")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_readers_hide_are_found(tmp_path: Path, value: float) -> None:
     with pytest.raises(Failure, match="1 voxel"):

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnssl.data.images import check_file
+from nnssl.data.metaimage import check_metaimage
+from nnssl.data.parallel import Failure
+from tests.conftest import real_data
+
+
+def write(path: Path, compress: bool, dtype: str = "int16") -> Path:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (12, 13, 14)).astype(dtype))
+    image.SetSpacing((0.5, 0.6, 2.0))
+    sitk.WriteImage(image, str(path), useCompression=compress)
+    return path
+
+
+def header(path: Path, old: str, new: str) -> None:
+    text = path.read_bytes()
+    assert old.encode() in text
+    path.write_bytes(text.replace(old.encode(), new.encode()))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", "float64", "int64"])
+def test_good_files_pass(tmp_path: Path, name: str, compress: bool, dtype: str) -> None:
+    check_metaimage(write(tmp_path / name, compress, dtype))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_truncated_data_are_found(tmp_path: Path, name: str, compress: bool) -> None:
+    path = write(tmp_path / name, compress)
+    data = path if name == "a.mha" else next(p for p in tmp_path.iterdir() if p != path)
+    data.write_bytes(data.read_bytes()[:-40])
+    with pytest.raises(Failure, match="truncated"):
+        check_file(path)
+
+
+def test_missing_data_file_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mhd", False)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(Failure, match=r"a\.raw does not exist"):
+        check_metaimage(path)
+
+
+def test_spacing_must_be_there_and_positive(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mha", False)
+    header(path, "ElementSpacing = 0.5", "ElementSpacing = 0.0")
+    with pytest.raises(Failure, match=r"spacing \[0.0, 0.6, 2.0\] mm is not positive"):
+        check_metaimage(path)
+    header(path, "ElementSpacing", "Elementspycing")
+    with pytest.raises(Failure, match="no voxel spacing"):
+        check_metaimage(path)
+
+
+def test_words_where_numbers_should_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mha", False)
+    header(path, "DimSize = 14", "DimSize = l4")
+    with pytest.raises(Failure, match="header is damaged"):
+        check_metaimage(path)
+
+
+def test_other_files_are_no_metaimage(tmp_path: Path) -> None:
+    (tmp_path / "a.mha").write_text("hello")
+    with pytest.raises(Failure, match="not a MetaImage"):
+        check_file(tmp_path / "a.mha")
+
+
+@pytest.mark.data
+def test_real_file_passes() -> None:
+    check_metaimage(real_data("odd/formats") / "ct_lung.mha")
