@@ -1,45 +1,39 @@
 """nnU-Net's dataset fingerprint for cases with and without labels.
 
 Same file, same keys, same statistics as nnU-Net's; where a case has no label, its foreground is the body. One block of
-our own (`nnssl`) records which cases were usable, their voxel digests, and which were skipped and why.
+our own (`nnssl`) records which cases were usable, what was measured of each, which are unlike the rest, and which were
+skipped and why. Every case's measurement lies in a piece of its own until all are done, so an interrupted run goes on
+where it stopped and several machines can share the work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnssl.planners.measure import CaseFacts, Measurement, measure_case, samples_per_case, statistics
+from nnssl.planners.outliers import find_outliers
+from nnssl.planners.shards import Shard
 
-from nnssl.data.folders import RawCase, nnunet_folder, raw_cases, read_dataset_json
-from nnssl.data.images import body_mask, read_case, voxel_digest
-from nnssl.data.parallel import Failure, run_cases
-from nnssl.errors import NnsslError
+from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
+from nnssl.data.hounsfield import BIN_WIDTH, LOWEST
+from nnssl.data.images import read_case
+from nnssl.data.parallel import run_cases
+from nnssl.errors import MissingError, NnsslError
 from nnssl.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 FINGERPRINT = "dataset_fingerprint.json"
-TOTAL_SAMPLES = 1e8  # nnU-Net's number of foreground intensities over the whole dataset
-# nnU-Net draws all of them however few cases there are (16 million from each of six); percentiles settle far earlier.
-CASE_SAMPLES = 200_000
-CHECKS = 1  # raise it when a case is checked or measured differently, so that cached fingerprints are made again
-
-
-@dataclass(frozen=True)
-class CaseFingerprint:
-    """What one case contributes: shape (voxels) after cropping, spacing (mm), sampled foreground intensities."""
-
-    shape_after_crop: tuple[int, ...]
-    spacing: tuple[float, ...]
-    intensities: np.ndarray  # (C, samples)
-    relative_size: float
-    digest: str
+PIECES = "nnssl_fingerprint_pieces"
+CHECKS = 3  # raise it when a case is checked or measured differently, so that cached fingerprints are made again
 
 
 def choose_reader(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> type:
@@ -72,39 +66,6 @@ def choose_reader(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> typ
     )
 
 
-def analyze_case(
-    case: RawCase, *, reader: type, channel_names: Sequence[str], samples: int, has_classes: bool
-) -> CaseFingerprint:
-    """Fingerprint of one case; raises Failure (or a reader's own error) when it is not usable."""
-    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-
-    data, properties = read_case(case.images, reader(), len(channel_names), check_files=True)
-    digest = voxel_digest(data)
-    if case.label and has_classes:
-        seg, _ = reader().read_seg(case.label)
-        if seg.shape[1:] != data.shape[1:]:
-            raise Failure(f"label shape {seg.shape[1:]} differs from image shape {data.shape[1:]}")
-        foreground = seg[0] > 0
-    else:
-        foreground = body_mask(data, channel_names)
-    cropped, _, bbox = crop_to_nonzero(data, None)
-    inside = foreground[tuple(slice(*b) for b in bbox)]
-    rng = np.random.RandomState(1234)  # nnU-Net's seed
-    picked = [_draw(channel[inside], samples, rng) for channel in cropped]
-    return CaseFingerprint(
-        tuple(int(n) for n in cropped.shape[1:]),
-        tuple(float(s) for s in properties["spacing"]),
-        np.stack(picked),
-        float(np.prod(cropped.shape[1:]) / np.prod(data.shape[1:])),
-        digest,
-    )
-
-
-def _draw(values: np.ndarray, samples: int, rng: np.random.RandomState) -> np.ndarray:
-    """Sample intensities with replacement as nnU-Net does, so that every case counts the same; none from no voxels."""
-    return rng.choice(values, samples, replace=True) if values.size else np.empty(0, np.float32)
-
-
 def extract_fingerprint(dataset_name: str, processes: int, overwrite: bool = False) -> dict[str, Any]:
     """Make (or reuse) the fingerprint of a dataset and save it where nnU-Net looks for it.
 
@@ -114,77 +75,163 @@ def extract_fingerprint(dataset_name: str, processes: int, overwrite: bool = Fal
         overwrite: recompute although the raw files are unchanged.
 
     Returns:
-        The fingerprint: nnU-Net's keys plus `nnssl` = {source, cases: {name: digest}, skipped: {name: reason}}.
+        The fingerprint: nnU-Net's keys plus the block `nnssl`, see documentation/reference/files.md.
 
     Raises:
         NnsslError: no case is usable.
     """
-    raw = nnunet_folder("nnUNet_raw") / dataset_name
+    work = _Work.of(dataset_name)
     target = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name / FINGERPRINT
-    dataset_json = read_dataset_json(raw / "dataset.json")
-    cases = raw_cases(raw, dataset_json)
-    source = _source_signature(cases, dataset_json)
     if target.is_file() and not overwrite:
         found = read_json(target)
-        if found.get("nnssl", {}).get("source") == source:
+        if found.get("nnssl", {}).get("source") == work.source:
             log.info("fingerprint of %s is up to date", dataset_name)
             return found
-    fingerprint = _compute(cases, dataset_json, processes)
-    fingerprint["nnssl"]["source"] = source
+    if overwrite:
+        shutil.rmtree(work.pieces, ignore_errors=True)
+    measured, skipped = work.measure(work.cases, processes)
+    fingerprint = work.merged(measured, skipped)
     if target.is_file() and "nnssl" not in read_json(target):
         target.replace(target.with_name("dataset_fingerprint_nnunet.json"))  # nnU-Net's own: keep it
     write_json(fingerprint, target)
+    shutil.rmtree(work.pieces, ignore_errors=True)
     return fingerprint
 
 
-def _compute(cases: Sequence[RawCase], dataset_json: dict[str, Any], processes: int) -> dict[str, Any]:
-    from nnssl.data.folders import is_labelled_dataset
+def measure_shard(dataset_name: str, processes: int, shard: Shard) -> tuple[int, dict[str, str]]:
+    """Measure a job's share of the cases; a later `extract_fingerprint` finds the pieces and measures what is missing.
 
-    reader = choose_reader(cases, dataset_json)
-    names = list(dataset_json["channel_names"].values())
-    work = partial(
-        analyze_case,
-        reader=reader,
-        channel_names=names,
-        samples=max(1, min(CASE_SAMPLES, int(TOTAL_SAMPLES // len(cases)))),
-        has_classes=is_labelled_dataset(dataset_json),
-    )
-    results, failures = run_cases(work, cases, processes, "fingerprint")
-    usable = [(cases[i], results[i]) for i in sorted(results)]
-    if not usable:
-        raise NnsslError(f"none of the {len(cases)} cases is usable; the first: {cases[0].name}: {failures[0]}")
-    prints = [p for _, p in usable]
-    intensities = [np.concatenate([p.intensities[c] for p in prints]) for c in range(len(names))]
+    Returns:
+        How many cases of the share are measured, and the reason for each that cannot be used.
+    """
+    work = _Work.of(dataset_name)
+    measured, skipped = work.measure(shard.mine(work.cases), processes)
+    return len(measured), skipped
+
+
+def current_fingerprint(dataset_name: str) -> dict[str, Any]:
+    """The fingerprint as it lies there.
+
+    Raises:
+        MissingError: there is none of ours.
+        NnsslError: raw files have changed since.
+    """
+    path = nnunet_folder("nnUNet_preprocessed") / dataset_name / FINGERPRINT
+    found = read_json(path) if path.is_file() else {}
+    if "nnssl" not in found:
+        raise MissingError(f"{dataset_name} has no fingerprint yet: run nnssl_plan_and_preprocess with --no_pp first")
+    if found["nnssl"]["source"] != _Work.of(dataset_name).source:
+        raise NnsslError(
+            f"the raw files of {dataset_name} have changed since its fingerprint: run nnssl_plan_and_preprocess with "
+            "--no_pp (or without flags) again"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A dataset on its way to a fingerprint."""
+
+    cases: list[RawCase]
+    dataset_json: dict[str, Any]
+    source: str
+    pieces: Path
+
+    @classmethod
+    def of(cls, dataset_name: str) -> _Work:
+        raw = nnunet_folder("nnUNet_raw") / dataset_name
+        dataset_json = read_dataset_json(raw / "dataset.json")
+        cases = raw_cases(raw, dataset_json)
+        pieces = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name / PIECES
+        return cls(cases, dataset_json, source_signature(cases, dataset_json), pieces)
+
+    @property
+    def channel_names(self) -> list[str]:
+        return list(self.dataset_json["channel_names"].values())
+
+    def measure(self, cases: Sequence[RawCase], processes: int) -> tuple[dict[str, Measurement], dict[str, str]]:
+        """Measurements and reasons for failure by name; pieces of an earlier, interrupted call are used."""
+        samples = samples_per_case(len(self.cases))
+        keys = {c.name: source_signature([c], self.dataset_json) + f"-{samples}" for c in cases}
+        found = {}
+        for case in cases:
+            piece = Measurement.load(self._piece(case), keys[case.name])
+            if piece is not None:
+                found[case.name] = piece
+        missing = [c for c in cases if c.name not in found]
+        if found:
+            log.info("fingerprint: %d of %d cases were measured before", len(found), len(cases))
+        if not missing:
+            return found, {}
+        self.pieces.mkdir(parents=True, exist_ok=True)
+        work = partial(
+            _measure_and_keep,
+            keys=keys,
+            pieces=self.pieces,
+            reader=choose_reader(cases, self.dataset_json),
+            channel_names=self.channel_names,
+            samples=samples,
+            has_classes=is_labelled_dataset(self.dataset_json),
+        )
+        results, failures = run_cases(work, missing, processes, "fingerprint")
+        found |= {missing[i].name: result for i, result in results.items()}
+        return found, {missing[i].name: reason for i, reason in sorted(failures.items())}
+
+    def _piece(self, case: RawCase) -> Path:
+        return self.pieces / f"{case.name}.npz"
+
+    def merged(self, measured: dict[str, Measurement], skipped: dict[str, str]) -> dict[str, Any]:
+        """The content of the fingerprint's file."""
+        usable = [(c.name, measured[c.name]) for c in self.cases if c.name in measured]
+        if not usable:
+            name, reason = next(iter(skipped.items()))
+            raise NnsslError(f"none of the {len(self.cases)} cases is usable; the first: {name}: {reason}")
+        facts = {name: m.facts for name, m in usable}
+        intensities = [np.concatenate([m.foreground[c] for _, m in usable]) for c in range(len(self.channel_names))]
+        sizes = [np.prod(f.shape_after_crop) / np.prod(f.shape) for f in facts.values()]
+        reader = choose_reader([c for c in self.cases if c.name in measured], self.dataset_json)
+        return {
+            "spacings": [list(f.spacing) for f in facts.values()],
+            "shapes_after_crop": [list(f.shape_after_crop) for f in facts.values()],
+            "foreground_intensity_properties_per_channel": {str(c): statistics(v) for c, v in enumerate(intensities)},
+            "median_relative_size_after_cropping": float(np.median(sizes)),
+            "nnssl": {
+                "source": self.source,
+                "reader": reader.__name__,
+                "cases": {name: f.digest for name, f in facts.items()},
+                "skipped": skipped,
+                "measured": {name: _shown(f) for name, f in facts.items()},
+                "outliers": find_outliers(facts, self.channel_names),
+                "not_hounsfield": {name: f.not_hounsfield for name, f in facts.items() if f.not_hounsfield},
+                "ct_histogram": _summed([m.histograms for _, m in usable]),
+            },
+        }
+
+
+def _measure_and_keep(case: RawCase, *, keys: dict[str, str], pieces: Path, **how: Any) -> Measurement:
+    measurement = measure_case(case, **how)
+    measurement.save(pieces / f"{case.name}.npz", keys[case.name])
+    return measurement
+
+
+def _shown(facts: CaseFacts) -> dict[str, Any]:
+    shown = {k: v for k, v in asdict(facts).items() if k not in ("digest", "not_hounsfield")}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
+
+
+def _summed(histograms: Sequence[dict[int, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """Histograms of CT channels over all cases; every case weighs the same, because as many voxels were drawn of each."""
     return {
-        "spacings": [list(p.spacing) for p in prints],
-        "shapes_after_crop": [list(p.shape_after_crop) for p in prints],
-        "foreground_intensity_properties_per_channel": {str(c): _statistics(v) for c, v in enumerate(intensities)},
-        "median_relative_size_after_cropping": float(np.median([p.relative_size for p in prints])),
-        "nnssl": {
-            "reader": reader.__name__,
-            "cases": {case.name: p.digest for case, p in usable},
-            "skipped": {cases[i].name: reason for i, reason in sorted(failures.items())},
-        },
+        str(c): {
+            "low": LOWEST,
+            "step": BIN_WIDTH,
+            "counts": np.sum([h[c] for h in histograms], axis=0).astype(int).tolist(),
+        }
+        for c in histograms[0]
     }
 
 
-def _statistics(values: np.ndarray) -> dict[str, float]:
-    """nnU-Net's intensity properties of one channel."""
-    if values.size == 0:
-        raise NnsslError("no foreground voxels in the whole dataset: are the label files empty?")
-    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
-    return {
-        "mean": float(np.mean(values)),
-        "median": float(median),
-        "std": float(np.std(values)),
-        "min": float(np.min(values)),
-        "max": float(np.max(values)),
-        "percentile_99_5": float(high),
-        "percentile_00_5": float(low),
-    }
-
-
-def _source_signature(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> str:
+def source_signature(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> str:
     """Changes when a raw file is added, removed, replaced, or the dataset's description changes."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from nnssl.planners.fingerprint import FINGERPRINT
-from nnssl.planners.planner import cap_batch_size, save_plans
+from nnssl.planners.planner import LEFT_OUT, cap_batch_size, save_plans, take_over_splits
 
-from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
+from nnssl.data.folders import nnunet_folder, raw_cases, read_dataset_json, read_plans, resolve_dataset
+from nnssl.data.headers import read_header
 from nnssl.errors import NnsslError
 from nnssl.files import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+HEADERS = 50
+"""Headers read of a target whose fingerprint does not record orientations."""
 
 
 def plan_like(
@@ -48,9 +53,13 @@ def plan_like(
     target_json = read_dataset_json(root / target_name / "dataset.json")
     _check_channels(dataset_name, pool_json, target_name, target_json)
     fingerprint = read_json(root / dataset_name / FINGERPRINT)
+    theirs_file = root / target_name / FINGERPRINT
+    target_print = read_json(theirs_file) if theirs_file.is_file() else {}
+    _compare_orientations(dataset_name, fingerprint, target_name, target_print)
 
     plans = copy.deepcopy(theirs)
-    plans.pop("nnssl", None)  # the target's fine-tuning settings are not the pool's
+    for own in ("nnssl", LEFT_OUT):  # the target's fine-tuning settings and its bad cases are not the pool's
+        plans.pop(own, None)
     plans |= {
         "dataset_name": dataset_name,
         "plans_name": plans_name,
@@ -61,8 +70,14 @@ def plan_like(
         name: _pool_configuration(name, configuration, plans_name, size)
         for name, configuration in _resolved(theirs).items()
     }
+    if any("CTNormalization" in c["normalization_schemes"] for c in plans["configurations"].values()):
+        left_out = fingerprint["nnssl"]["not_hounsfield"]
+        for name, reason in left_out.items():
+            log.warning("left out %s: no Hounsfield units: %s", name, reason)
+        plans |= {LEFT_OUT: left_out} if left_out else {}
     save_plans(plans, dataset_name, required)
-    pool_json["numTraining"] = len(fingerprint["nnssl"]["cases"])
+    take_over_splits(nnunet_folder("nnUNet_raw") / dataset_name, root / dataset_name)
+    pool_json["numTraining"] = len(fingerprint["nnssl"]["cases"]) - len(plans.get(LEFT_OUT, {}))
     write_json(pool_json, root / dataset_name / "dataset.json")
     return plans
 
@@ -98,3 +113,49 @@ def _check_channels(pool: str, pool_json: dict[str, Any], target: str, target_js
         log.warning(
             "channel names differ: %s has %s, %s has %s; the target's normalisation is used", pool, ours, target, theirs
         )
+
+
+def _compare_orientations(pool: str, pool_print: dict[str, Any], target: str, target_print: dict[str, Any]) -> None:
+    """nnU-Net reads images as they lie in the file: a body that lies otherwise there is another picture to a network."""
+    ours, theirs = _orientations(pool, pool_print), _orientations(target, target_print)
+    if not ours or not theirs:
+        return
+    strange = {o: n for o, n in ours.items() if o not in theirs}
+    if strange:
+        usual = max(theirs, key=lambda o: theirs[o])
+        log.warning(
+            "orientation differs: %s has %s, %s has %s; import the pool with --orientation %s, or the encoder learns "
+            "bodies that lie otherwise than the target's",
+            pool,
+            _counted(ours),
+            target,
+            _counted(theirs),
+            usual,
+        )
+
+
+def _orientations(dataset: str, fingerprint: dict[str, Any]) -> Counter[str]:
+    """How many cases have which orientation; of a dataset that nnU-Net fingerprinted, by the headers of some cases."""
+    if "measured" in fingerprint.get("nnssl", {}):
+        found = [facts["orientation"] for facts in fingerprint["nnssl"]["measured"].values()]
+        return Counter(o for o in found if o)
+    raw = nnunet_folder("nnUNet_raw") / dataset
+    if not (raw / "dataset.json").is_file():
+        return Counter()
+    cases = raw_cases(raw, read_dataset_json(raw / "dataset.json"))
+    counts: Counter[str] = Counter()
+    for case in cases[:: max(1, len(cases) // HEADERS)]:
+        try:
+            orientation = read_header(case.images[0]).orientation
+        except (
+            RuntimeError
+        ) as error:  # SimpleITK's only exception; a broken file of the target is not our business here
+            log.debug("%s: %s", case.name, error)
+            continue
+        if orientation:
+            counts[orientation] += 1
+    return counts
+
+
+def _counted(orientations: Counter[str]) -> str:
+    return ", ".join(f"{o} ({n} cases)" for o, n in orientations.most_common())

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from nnssl.planners.fingerprint import FINGERPRINT
+from nnssl.planners.options import PlannerOptions
 from nnssl.planners.sizes import SIZES
+from nnssl.planners.timm_plan import fit_plan
 from nnunetv2.configuration import ANISO_THRESHOLD
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner,
@@ -19,10 +21,13 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
 from nnssl.data.folders import RawCase, nnunet_folder, raw_cases, read_dataset_json
-from nnssl.errors import NnsslError, did_you_mean
+from nnssl.errors import NnsslError
 from nnssl.files import read_json, write_json
 
 log = logging.getLogger(__name__)
+
+LEFT_OUT = "nnssl_left_out"
+"""Entry of the plans: cases that a planner will not have, with its reasons."""
 
 
 class nnsslPlanner(ResEncUNetPlanner):
@@ -35,19 +40,32 @@ class nnsslPlanner(ResEncUNetPlanner):
         size: `S`, `M`, `L` or `XL`.
         plans_name: name of the plans file.
         required: configurations without which no plans are written.
+        options: wishes beyond the size; what a planner cannot use it refuses.
     """
 
     def __init__(
-        self, dataset_name: str, size: str = "M", plans_name: str = "nnsslPlans", required: Sequence[str] = ()
+        self,
+        dataset_name: str,
+        size: str = "M",
+        plans_name: str = "nnsslPlans",
+        required: Sequence[str] = (),
+        options: PlannerOptions | None = None,
     ) -> None:
         if size not in SIZES:
             raise NnsslError(f"unknown size '{size}': choose from {', '.join(SIZES)}")
         self.size = size
         self.required = required
         self.preset = SIZES[size]
+        self.options = options or PlannerOptions()
+        self._check_options()
         self._read_inputs(dataset_name)
         self.plans_identifier = plans_name
         self._set_network_options()
+
+    def _check_options(self) -> None:
+        """Refuse what this planner cannot use."""
+        if self.options.window is not None:
+            raise NnsslError(f"--window is for CT: use it with -pl nnsslPlannerCT, not with {type(self).__name__}")
 
     def _read_inputs(self, dataset_name: str) -> None:
         """What nnU-Net's constructor reads, without its demand for a label file per case."""
@@ -60,7 +78,7 @@ class nnsslPlanner(ResEncUNetPlanner):
         usable = self.dataset_fingerprint["nnssl"]["cases"]
         self.cases: list[RawCase] = [c for c in raw_cases(raw, self.dataset_json) if c.name in usable]
         self.dataset_json["numTraining"] = len(self.cases)
-        self._take_over_splits(raw, preprocessed)
+        take_over_splits(raw, preprocessed)
 
     def _set_network_options(self) -> None:
         preset = self.preset
@@ -82,7 +100,7 @@ class nnsslPlanner(ResEncUNetPlanner):
         self.max_dataset_covered = 1.0
         self.lowres_creation_threshold = 0.25
         self.preprocessor_name = "DefaultPreprocessor"  # prediction resolves it: it must be nnU-Net's
-        self.overwrite_target_spacing = None
+        self.overwrite_target_spacing = self.options.spacing
         self.suppress_transpose = False
         self.plans: dict[str, Any] | None = None
 
@@ -100,9 +118,22 @@ class nnsslPlanner(ResEncUNetPlanner):
         """Our own folders: nnU-Net's cases are stored differently and may be incomplete."""
         return f"{self.plans_identifier}_{configuration_name}"
 
-    def get_plans_for_configuration(self, spacing: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """nnU-Net's plan of one configuration with the batch size capped."""
-        plan = super().get_plans_for_configuration(spacing, *args, **kwargs)
+    def get_plans_for_configuration(
+        self, spacing: Any, median_shape: Any, data_identifier: str, voxels: float, cache: dict
+    ) -> dict[str, Any]:
+        """nnU-Net's plan of one configuration with the batch size capped; 2D on another encoder if one is asked for."""
+        plan = super().get_plans_for_configuration(spacing, median_shape, data_identifier, voxels, cache)
+        if self.options.encoder and len(spacing) == 2:
+            fit_plan(
+                plan,
+                self.options.encoder,
+                channels=len(self.dataset_json["channel_names"]),
+                classes=len(self.dataset_json["labels"]),
+                preset=self.preset,
+                voxels=voxels,
+                least_batch=self.UNet_min_batch_size,
+                reference_batch=self.UNet_reference_val_corresp_bs_2d,
+            )
         plan["batch_size"] = cap_batch_size(plan["batch_size"], len(plan["patch_size"]), self.size)
         return plan
 
@@ -118,25 +149,19 @@ class nnsslPlanner(ResEncUNetPlanner):
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Write the plans. Configurations of an older file under the same name that are not ours are kept."""
+        if self.options.encoder:  # timm's backbones are 2D
+            plans["configurations"] = {"2d": plans["configurations"]["2d"]}
         save_plans(plans, self.dataset_name, self.required)
 
-    def _take_over_splits(self, raw: Path, preprocessed: Path) -> None:
-        source, target = raw / "splits_final.json", preprocessed / "splits_final.json"
-        if not source.is_file():
-            return
-        if target.is_file() and read_json(target) != read_json(source):
-            raise NnsslError(f"{source} and {target} differ: delete the one that is out of date")
-        write_json(read_json(source), target)
 
-
-PLANNERS: dict[str, type[nnsslPlanner]] = {"nnsslPlanner": nnsslPlanner}
-
-
-def get_planner(name: str) -> type[nnsslPlanner]:
-    """Planner class by name."""
-    if name not in PLANNERS:
-        raise NnsslError(f"unknown planner '{name}'.{did_you_mean(name, PLANNERS)} Planners: {', '.join(PLANNERS)}")
-    return PLANNERS[name]
+def take_over_splits(raw: Path, preprocessed: Path) -> None:
+    """Bring a raw dataset's splits_final.json to where nnU-Net looks for it."""
+    source, target = raw / "splits_final.json", preprocessed / "splits_final.json"
+    if not source.is_file():
+        return
+    if target.is_file() and read_json(target) != read_json(source):
+        raise NnsslError(f"{source} and {target} differ: delete the one that is out of date")
+    write_json(read_json(source), target)
 
 
 def cap_batch_size(batch_size: int, dim: int, size: str) -> int:

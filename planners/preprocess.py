@@ -11,21 +11,26 @@ import contextlib
 import io
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnssl.planners.fingerprint import source_signature
+from nnssl.planners.planner import LEFT_OUT
+from nnssl.planners.records import Records, case_key
+from nnssl.planners.shards import Shard
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from nnssl.data.body import body_mask
 from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
-from nnssl.data.images import body_mask, read_case, voxel_digest
+from nnssl.data.images import read_case, voxel_digest
 from nnssl.data.parallel import Failure, run_cases
-from nnssl.data.pool import Pool, PoolCase, origin_of, write_pool
-from nnssl.data.store import save_case
+from nnssl.data.pool import Pool, PoolCase, origin_of, recipe_of, write_pool
+from nnssl.data.store import remove_case, save_case
 from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
@@ -60,8 +65,11 @@ class nnsslPreprocessor(DefaultPreprocessor):
         seg = reader.read_seg(case.label)[0] if case.label else None
         if seg is not None and seg.shape[1:] != data.shape[1:]:
             raise Failure(f"label shape {seg.shape[1:]} differs from image shape {data.shape[1:]}")
+        _check_extent(data.shape[1:], properties["spacing"], plans.transpose_forward, configuration.spacing)
         digest = voxel_digest(data)
-        mask = body_mask(data, channel_names).transpose(plans.transpose_forward)
+        mask = body_mask(data, channel_names, properties["spacing"]).transpose(plans.transpose_forward)
+        if seg is None:
+            configuration = _WithoutLabels(configuration.configuration)
         with contextlib.redirect_stdout(io.StringIO()):
             data, seg, properties = self.run_case_npy(data, seg, properties, plans, configuration, dataset_json)
         if not np.isfinite(data).all():
@@ -71,6 +79,38 @@ class nnsslPreprocessor(DefaultPreprocessor):
         save_case(target, data, seg, body, properties, configuration.patch_size, half=case.label is None)
         shape = tuple(int(n) for n in data.shape[1:])
         return PoolCase(case.name, target.parent.name, shape, case.label is not None, digest, len(body))
+
+
+def _check_extent(
+    shape: Sequence[int], spacing: Sequence[float], transpose: Sequence[int], target: Sequence[float]
+) -> None:
+    """Refuse an image of which the target spacing leaves nothing: a single thin slice in a 3D pool, say."""
+    axes = list(transpose)[-len(target) :]  # fewer numbers than axes: the first axis keeps its slices
+    for axis, wanted in zip(axes, target):
+        if round(shape[axis] * spacing[axis] / wanted) < 1:
+            raise Failure(
+                f"{shape[axis]} voxel(s) of {spacing[axis]:.3g} mm along {'ZYX'[axis]} are nothing at the plans' "
+                f"{wanted:.3g} mm: use the case in a 2d configuration, or leave it out"
+            )
+
+
+class _WithoutLabels(ConfigurationManager):
+    """A configuration for cases without labels: what nnU-Net then resamples as one only says where the image is zero.
+
+    Its class-by-class spline interpolation would take longer than that of the image.
+    """
+
+    @property
+    def resampling_fn_seg(self) -> Callable[..., np.ndarray]:
+        return nearest
+
+
+def nearest(seg: np.ndarray, new_shape: Sequence[int], *_spacings: Any) -> np.ndarray:
+    """(1, Z, Y, X) at a new shape, each voxel from the nearest one."""
+    for axis, (old, new) in enumerate(zip(seg.shape[1:], new_shape), start=1):
+        if old != new:
+            seg = seg.take(np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1), axis=axis)
+    return seg
 
 
 def _body_positions(mask: np.ndarray, properties: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
@@ -101,19 +141,46 @@ class Job:
 
     case: RawCase
     target: Path
+    key: str
 
 
-def _work(job: Job, *, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any]) -> PoolCase:
+def _work(
+    job: Job, *, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], records: Records
+) -> PoolCase:
     manager = PlansManager(plans)
-    return nnsslPreprocessor().run_and_save(
+    records.forget(job.case.name)
+    done = nnsslPreprocessor().run_and_save(
         job.case, job.target, manager, manager.get_configuration(configuration), dataset_json
     )
+    records.write(done, job.key)
+    return done
 
 
-def preprocess_configuration(
-    dataset_name: str, plans: dict[str, Any], configuration: str, fingerprint: dict[str, Any], processes: int
-) -> tuple[Pool, dict[str, str]]:
-    """Preprocess the usable cases of a dataset for one configuration and write the pool's index.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of preprocessing.
+
+    Attributes:
+        cases: stored, in the order of their names, those of earlier calls included.
+        failed: case -> reason.
+        reused: how many of the cases an earlier call had stored.
+    """
+
+    cases: tuple[PoolCase, ...]
+    failed: dict[str, str]
+    reused: int
+
+
+def preprocess_cases(
+    dataset_name: str,
+    plans: dict[str, Any],
+    configuration: str,
+    fingerprint: dict[str, Any],
+    processes: int,
+    shard: Shard | None = None,
+    clean: bool = False,
+) -> Outcome:
+    """Preprocess the usable cases of a dataset, or a job's share of them; what is done already is not done again.
 
     Args:
         dataset_name: folder name below nnUNet_raw.
@@ -121,42 +188,99 @@ def preprocess_configuration(
         configuration: `2d`, `3d_fullres`, ...
         fingerprint: of the dataset; names the usable cases.
         processes: worker processes.
-
-    Returns:
-        The pool, and the reason for every case that failed here.
+        shard: this job's share; None = all cases.
+        clean: do everything again.
     """
     raw = nnunet_folder("nnUNet_raw") / dataset_name
     root = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name
     dataset_json = read_dataset_json(raw / "dataset.json")
-    settings = PlansManager(plans).get_configuration(configuration).configuration
-    identifier = settings["data_identifier"]
-    jobs = _jobs(raw, root, dataset_json, identifier, set(fingerprint["nnssl"]["cases"]))
-    for folder in (root / identifier, root / f"{identifier}{UNLABELLED}"):
-        if folder.exists():
-            shutil.rmtree(folder)  # as nnU-Net does: files of older plans must not mix with new ones
-    for folder in {job.target.parent for job in jobs}:
-        folder.mkdir(parents=True)
-    work = partial(_work, plans=plans, configuration=configuration, dataset_json=dataset_json)
-    results, failures = run_cases(work, jobs, processes, f"preprocess {configuration}")
-    if not results:
-        raise NnsslError(f"no case could be preprocessed for {configuration}; the first: {failures[0]}")
-    subjects = read_subjects(raw, (case.name for case in results.values()))
-    cases = tuple(replace(results[i], subject=subjects.get(results[i].name, "")) for i in sorted(results))
+    jobs = _jobs(raw, root, dataset_json, plans, configuration, set(fingerprint["nnssl"]["cases"]))
+    if shard is not None:
+        jobs = shard.mine(jobs)
+    records = Records(root, _settings(plans, configuration)["data_identifier"])
+    kept = {} if clean else {j: c for j in jobs if (c := records.read(j.case.name, j.key)) is not None}
+    todo = [job for job in jobs if job not in kept]
+    if kept:
+        log.info("%s: %d of %d cases are up to date", configuration, len(kept), len(jobs))
+    for folder in {records.folder, *(job.target.parent for job in todo)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    work = partial(_work, plans=plans, configuration=configuration, dataset_json=dataset_json, records=records)
+    results, failures = run_cases(work, todo, processes, f"preprocess {configuration}")
+    for i in failures:
+        remove_case(todo[i].target)
+    cases = [*kept.values(), *results.values()]
+    failed = {todo[i].case.name: reason for i, reason in sorted(failures.items())}
+    return Outcome(tuple(sorted(cases, key=lambda c: c.name)), failed, len(kept))
+
+
+def preprocess_configuration(
+    dataset_name: str,
+    plans: dict[str, Any],
+    configuration: str,
+    fingerprint: dict[str, Any],
+    processes: int,
+    clean: bool = False,
+) -> tuple[Pool, dict[str, str]]:
+    """Preprocess all usable cases (or find them done), remove what no longer belongs there, write the pool's index.
+
+    Returns:
+        The pool, and the reason for every case that failed here.
+    """
+    outcome = preprocess_cases(dataset_name, plans, configuration, fingerprint, processes, clean=clean)
+    if not outcome.cases:
+        raise NnsslError(
+            f"no case could be preprocessed for {configuration}; the first: {next(iter(outcome.failed.values()))}"
+        )
+    root = nnunet_folder("nnUNet_preprocessed") / dataset_name
+    settings = _settings(plans, configuration)
+    _remove_others(root, settings["data_identifier"], outcome.cases)
+    subjects = read_subjects(nnunet_folder("nnUNet_raw") / dataset_name, (case.name for case in outcome.cases))
+    cases = tuple(replace(case, subject=subjects.get(case.name, "")) for case in outcome.cases)
     pool = Pool(root, cases, origin_of(fingerprint, plans, settings))
-    write_pool(pool, identifier)
-    return pool, {jobs[i].case.name: reason for i, reason in sorted(failures.items())}
+    write_pool(pool, settings["data_identifier"])
+    return pool, outcome.failed
 
 
-def _jobs(raw: Path, root: Path, dataset_json: dict[str, Any], identifier: str, usable: set[str]) -> list[Job]:
+def _remove_others(root: Path, identifier: str, cases: Sequence[PoolCase]) -> None:
+    """Delete stored cases that are not among these: nnU-Net trains on whatever lies in the folder."""
+    belong = {(case.folder, case.name) for case in cases}
+    for folder in (root / identifier, root / f"{identifier}{UNLABELLED}"):
+        for path in folder.glob("*.b2nd") if folder.is_dir() else ():
+            name = path.name.removesuffix(".b2nd").removesuffix("_seg")
+            if (folder.name, name) not in belong:
+                remove_case(folder / name)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    records = Records(root, identifier)
+    for name in records.names() - {case.name for case in cases}:
+        records.forget(name)
+
+
+def _settings(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    return PlansManager(plans).get_configuration(configuration).configuration
+
+
+def _jobs(
+    raw: Path,
+    root: Path,
+    dataset_json: dict[str, Any],
+    plans: dict[str, Any],
+    configuration: str,
+    usable: set[str],
+) -> list[Job]:
+    settings = _settings(plans, configuration)
+    identifier, recipe = settings["data_identifier"], recipe_of(plans, settings)
     has_classes = is_labelled_dataset(dataset_json)
-    cases = [c for c in raw_cases(raw, dataset_json) if c.name in usable]
+    left_out = plans.get(LEFT_OUT, {})
+    cases = [c for c in raw_cases(raw, dataset_json) if c.name in usable and c.name not in left_out]
     if not has_classes:  # label files of a dataset without classes say nothing
         cases = [RawCase(c.name, c.images, None) for c in cases]
     mixed = any(c.label for c in cases)
     jobs = []
     for case in cases:
         folder = f"{identifier}{UNLABELLED}" if mixed and case.label is None else identifier
-        jobs.append(Job(case, root / folder / case.name))
+        key = case_key(recipe, source_signature([case], dataset_json), case.label is not None, folder)
+        jobs.append(Job(case, root / folder / case.name, key))
     return jobs
 
 

@@ -67,6 +67,14 @@ def positive_float(text: str) -> float:
     return _number(text, 0, whole=False)
 
 
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    value = 0.0 if text.strip() in ("0", "0.0") else _number(text, 0, whole=False)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share from 0 to 1")
+    return value
+
+
 def _number(text: str, least: int, whole: bool) -> float:
     wanted = f"a whole number of at least {least}" if whole else "a number above 0"
     try:

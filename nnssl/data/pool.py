@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnssl.data.store import BODY_SUFFIX, case_shape
+from nnssl.data.thinning import KeptSlices
 from nnssl.errors import MissingError, NnsslError
 from nnssl.files import read_json, write_json
 
 FORMAT = 1
+RUN_ONLY = ("dataset",)
+"""What a run adds to a case; not in the index."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PoolCase:
     """One case of a pool.
 
@@ -30,6 +35,7 @@ class PoolCase:
         digest: of the raw voxels; empty when nnU-Net's own command preprocessed the case.
         body: number of stored body positions; 0 = crops are placed uniformly.
         subject: shared by the scans or frames of one person; empty when nothing is known. Stays on this machine, too.
+        dataset: where a pool has been joined from several; else empty.
     """
 
     name: str
@@ -39,21 +45,26 @@ class PoolCase:
     digest: str = ""
     body: int = 0
     subject: str = ""
+    dataset: str = ""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The cases of one configuration of one dataset.
+    """The cases of one configuration, of one dataset or joined from several (see nnssl.data.joining).
 
     Attributes:
-        root: the dataset's preprocessed folder.
-        cases: in the order of their names.
+        root: the dataset's preprocessed folder; of a joined pool the folder that holds them all.
+        cases: in the order of their names; of a joined pool by dataset first.
         origin: see `origin_of`; empty when nnU-Net's own command preprocessed them.
+        weights: how often each case is drawn in relation to the others, all above 0; empty = all alike. A run sets it.
+        kept: the slices that 2D crops are taken from; None = all. A run sets it.
     """
 
     root: Path
     cases: tuple[PoolCase, ...]
     origin: str = ""
+    weights: tuple[float, ...] = ()
+    kept: KeptSlices | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -69,13 +80,35 @@ class Pool:
         return self.root / case.folder / f"{case.name}{BODY_SUFFIX}"
 
     def subset(self, names: set[str]) -> Pool:
-        """The cases with these names, in pool order."""
+        """The cases with these names, in pool order. For one dataset's pool, before a run sets weights."""
         return Pool(self.root, tuple(c for c in self.cases if c.name in names), self.origin)
+
+    @property
+    def joined(self) -> bool:
+        """Whether the pool was joined from several datasets."""
+        return any(c.dataset for c in self.cases)
+
+    @cached_property
+    def signature(self) -> str:
+        """Changes when the cases, their shapes, or what a run draws from them changes."""
+        what: list[Any] = [(c.name, c.shape, c.digest) for c in self.cases]
+        if self.joined:
+            what.append([c.dataset for c in self.cases])
+        if self.weights:
+            what.append(self.weights)
+        if self.kept is not None:
+            what.append(self.kept.signature)
+        return hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
 
     @property
     def digests(self) -> list[str]:
         """Voxel digests of the cases, sorted, so that nothing can be told from their order."""
         return sorted(c.digest for c in self.cases if c.digest)
+
+
+def cases_by_dataset(pool: Pool) -> dict[str, int]:
+    """Number of cases of each dataset in a pool, by its name; by an empty name in a pool of one dataset."""
+    return dict(Counter(case.dataset for case in pool.cases))
 
 
 def index_path(root: Path, data_identifier: str) -> Path:
@@ -85,7 +118,8 @@ def index_path(root: Path, data_identifier: str) -> Path:
 
 def write_pool(pool: Pool, data_identifier: str) -> None:
     """Write the index of a pool."""
-    content = {"format": FORMAT, "origin": pool.origin, "cases": [asdict(c) for c in pool.cases]}
+    cases = [{k: v for k, v in asdict(c).items() if k not in RUN_ONLY} for c in pool.cases]
+    content = {"format": FORMAT, "origin": pool.origin, "cases": cases}
     write_json(content, index_path(pool.root, data_identifier))
 
 
@@ -112,15 +146,30 @@ def read_pool(root: Path, data_identifier: str) -> Pool:
 
 def origin_of(fingerprint: Mapping[str, Any], plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
     """Digest of what preprocessed cases are made from: the raw files, and all that the plans say of preprocessing."""
-    relevant = (
-        fingerprint["nnssl"]["source"],
-        plans["transpose_forward"],
-        plans["foreground_intensity_properties_per_channel"],
-        {k: configuration.get(k) for k in ("spacing", "normalization_schemes", "use_mask_for_norm")},
-        {k: v for k, v in sorted(configuration.items()) if k.startswith("resampling_fn_data")},
+    return _digest((fingerprint["nnssl"]["source"], recipe_of(plans, configuration)))
+
+
+PER_IMAGE = ("ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization")
+"""nnU-Net's normalisations that look at one image only; a grown pool does not change what they give."""
+
+
+def recipe_of(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> str:
+    """Digest of all that the plans say of preprocessing."""
+    schemes = configuration["normalization_schemes"]
+    pool_wide = plans["foreground_intensity_properties_per_channel"]
+    return _digest(
+        (
+            plans["transpose_forward"],
+            plans["image_reader_writer"],
+            {str(c): pool_wide.get(str(c)) for c, scheme in enumerate(schemes) if scheme not in PER_IMAGE},
+            {k: configuration.get(k) for k in ("spacing", "normalization_schemes", "use_mask_for_norm")},
+            {k: v for k, v in sorted(configuration.items()) if k.startswith("resampling_fn_data")},
+        )
     )
-    text = json.dumps(relevant, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _digest(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def check_origin(

@@ -62,6 +62,17 @@ def save_case(
             )
 
 
+def is_complete(target: Path) -> bool:
+    """Whether all files of a stored case (folder / case name) are there."""
+    return all(target.with_name(target.name + s).is_file() for s in (".b2nd", "_seg.b2nd", ".pkl", BODY_SUFFIX))
+
+
+def remove_case(target: Path) -> None:
+    """Delete a stored case (folder / case name); the image first, so that nothing takes the rest for a case."""
+    for suffix in (".b2nd", "_seg.b2nd", ".pkl", BODY_SUFFIX):
+        target.with_name(target.name + suffix).unlink(missing_ok=True)
+
+
 def case_shape(path: Path) -> tuple[int, ...]:
     """(C, Z, Y, X) of a stored case, from its header."""
     return tuple(int(n) for n in open_case(path).shape)
