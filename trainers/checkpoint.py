@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +30,6 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def pool_signature(pool: Pool) -> str:
-    """Changes when a pool's cases or their shapes change; a resumed run must see the same data."""
-    text = repr([(c.name, c.shape, c.digest) for c in pool.cases])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def pack(
     state: RunState,
     config: dict[str, Any],
@@ -56,7 +49,7 @@ def pack(
         "method_state": method.state_dict(),
         "optimizer_state": optimizer.state_dict(),
         "scaler_state": scaler.state_dict() if scaler is not None else None,
-        "pool_signature": pool_signature(pool),
+        "pool_signature": pool.signature,
     }
 
 
@@ -69,10 +62,10 @@ def restore(
     device: torch.device,
 ) -> RunState:
     """Put a checkpoint back; the counterpart of `pack`."""
-    if content["pool_signature"] != pool_signature(pool):
+    if content["pool_signature"] != pool.signature:
         raise NnsslError(
-            "the preprocessed pool has changed since this run began, so it cannot be continued as the same run: "
-            "start a new one with --name, or restore the data"
+            "the preprocessed pool, or the weights of its cases, have changed since this run began, so it cannot be "
+            "continued as the same run: start a new one with --name, or restore them"
         )
     method.load_state_dict(content["method_state"])
     optimizer.load_state_dict(content["optimizer_state"])

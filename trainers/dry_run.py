@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from nnssl.trainers.empty_crops import empty_advice
 from nnssl.trainers.launch import Request, limit_threads, make_trainer, pick_device, prepare, run_folder
 from nnssl.trainers.monitor import duration
 from nnssl.trainers.pretraining import nnsslTrainer
@@ -86,6 +87,7 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
     architecture = trainer.configuration_manager.configuration["architecture"]
     kwargs = architecture["arch_kwargs"]
     steps = run.epochs * run.iterations
+    empty = float(trainer.state.sums["empty_crops"]) / trainer.state.step
     used = _memory(trainer.device)
     where = "GPU" if trainer.device.type == "cuda" else f"of which {(used - memory_before) / 2**30:.2f} for training"
     patch = "x".join(str(n) for n in trainer.method.read_size())
@@ -97,10 +99,13 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
         f"parameters  {parameters:,}, the encoder {encoder:,}",
         f"data        {len(trainer.train_pool)} cases, {trainer.num_input_channels} channel(s), crops {patch}, "
         f"batch {run.batch_size}",
+        *(f"            {line}" for line in trainer.pools.lines),
         f"optimiser   {run.optimizer}, peak learning rate {run.lr:g}, {run.schedule}, warm-up {100 * (run.warmup or 0):g} %",
         f"memory      {used / 2**30:.2f} GiB peak ({where})",
         f"time        {seconds:.3f} s per step (measured, without waiting for data), {steps:,} steps: "
         f"{duration(seconds * steps)} on {trainer.device.type}",
+        f"empty crops {100 * empty:.0f} % (of {trainer.state.step * (run.batch_size or 1)} crops)",
+        *(f"WARNING: {line}" for line in empty_advice({"empty_crops": empty}, run.body_share)),
         *(f"WARNING: {line}" for line in trainer.method.advice(len(trainer.train_pool), run.batch_size or 1)),
         f"would write {folder}",
     ]

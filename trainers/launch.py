@@ -70,7 +70,7 @@ def launch(request: Request) -> int:
 
 def prepare(request: Request) -> RunConfig:
     """The run's settings, after every check that needs no training; clears an overwritten run."""
-    asked = make_run_config(request.method, request.flags, request.config_file, request.sets)
+    asked = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
     fold_of(request.fold)
     folder = run_folder(request)
     if request.overwrite and folder.is_dir():
@@ -86,6 +86,16 @@ def prepare(request: Request) -> RunConfig:
             "apart with --name"
         )
     return asked
+
+
+def _placed(run: RunConfig) -> RunConfig:
+    """The same settings with full names of datasets and the full path of the weights, so that `--c` works from anywhere."""
+    return run.model_copy(
+        update={
+            "with_datasets": [resolve_dataset(d, "nnUNet_preprocessed") for d in run.with_datasets],
+            "case_weights": run.case_weights and str(Path(run.case_weights).expanduser().resolve()),
+        }
+    )
 
 
 def run_folder(request: Request) -> Path:

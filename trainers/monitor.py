@@ -76,10 +76,11 @@ class Monitor:
         self._start_epoch()
         left = sum(r["seconds"] for r in history[-10:]) / len(history[-10:]) * (epochs - len(history))
         self._losses = f", loss {row['train_loss']:.4f}, validation {row['val_loss']:.4f}"
+        empty = row.get("empty_crops", 0.0)
         line = (
             f"epoch {row['epoch'] + 1}/{epochs}  loss {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
             f"lr {row['lr']:.2e}  {row['samples_per_s']:.1f} samples/s  waiting for data {100 * row['data_wait']:.0f} %  "
-            f"{duration(left)} left"
+            f"{f'empty crops {100 * empty:.1f} %  ' if empty else ''}{duration(left)} left"
         )
         if not self.enabled:
             return line
@@ -111,7 +112,7 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot_progress(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Losses, learning rate and speed over epochs."""
+    """Losses, learning rate, speed and empty crops over epochs."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -130,8 +131,13 @@ def plot_progress(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     axes[2].set_ylabel("crops per second")
     axes[2].set_ylim(bottom=0)
     wait = axes[2].twinx()
-    wait.plot(epochs, [100 * row["data_wait"] for row in history], color="tab:gray", linestyle=":")
-    wait.set_ylabel("waiting for data, %")
+    wait.plot(
+        epochs, [100 * row["data_wait"] for row in history], color="tab:gray", linestyle=":", label="waiting for data"
+    )
+    empty = [100 * row.get("empty_crops", math.nan) for row in history]  # runs begun with the first version have none
+    wait.plot(epochs, empty, color="tab:red", linestyle="--", label="empty crops")
+    wait.set_ylabel("%")
+    wait.legend(loc="center right")
     wait.set_ylim(0, 100)
     axes[2].set_xlabel("epoch")
     for axis in axes:

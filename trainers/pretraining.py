@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers import checkpoint as checkpoints
-from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_partners, crop_batch, describe_run
+from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_reading, crop_batch, describe_run
+from nnssl.trainers.empty_crops import empty_advice, empty_share, intensity_scales
 from nnssl.trainers.export import export_rehearsal, export_run
 from nnssl.trainers.monitor import Monitor
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
+from nnssl.trainers.pools import read_run_pools, write_thinning
 from nnssl.trainers.preview import save_preview
 from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.schedule import warmup_then
@@ -31,12 +33,11 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import distributed as dist
 
 from nnssl.data.cpus import usable_cpus
-from nnssl.data.folders import nnunet_folder
 from nnssl.data.loader import CropDataset, crop_loader, rank_share
-from nnssl.data.pool import Pool, check_origin, read_pool, read_splits, split_pool
+from nnssl.data.pool import Pool
 from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
 from nnssl.errors import NnsslError
-from nnssl.files import read_json, write_json
+from nnssl.files import write_json
 from nnssl.methods import CropBatch, Method, Views, get_method
 from nnssl.transfer import torch_files
 
@@ -88,11 +89,14 @@ class nnsslTrainer(nnUNetTrainer):
         assert self.run.batch_size is not None  # resolved
         if self.run.batch_size < self.world_size:
             raise NnsslError(f"batch size {self.run.batch_size} cannot be split over {self.world_size} processes")
-        self.pool, self.train_pool, self.val_pool = self._read_pools()
+        self.pools = read_run_pools(self)
+        self.train_pool, self.val_pool = self.pools.training, self.pools.validation
         self.method, self.ancestor = self._build_method()
-        check_partners(self.method, self.train_pool)
+        check_reading(self.method, self.train_pool)
         assign_ranks(self.method, self.run.batch_size, self.local_rank, self.world_size)
         self.method.to(self.device)
+        scales = intensity_scales(self.plans_manager.plans, self.configuration_manager.configuration)
+        self._scales_C = torch.tensor(scales, device=self.device)
         self.network: Any = self.method
         if self._do_i_compile():
             self.network = torch.compile(self.method)
@@ -109,12 +113,6 @@ class nnsslTrainer(nnUNetTrainer):
             momentum=self.run.momentum,  # type: ignore[arg-type]
         )
         self.was_initialized = True
-
-    def _read_pools(self) -> tuple[Pool, Pool, Pool]:
-        root = Path(self.preprocessed_dataset_folder_base)
-        pool = read_pool(root, self.configuration_manager.data_identifier)
-        check_origin(pool, self.fingerprint(), self.plans_manager.plans, self.configuration_manager.configuration)
-        return pool, *split_pool(pool, self.fold, read_splits(root))
 
     def _build_method(self) -> tuple[Method, Ancestor | None]:
         init = Path(self.run.init) if self.run.init else None
@@ -185,7 +183,8 @@ class nnsslTrainer(nnUNetTrainer):
         # 3. optimiser, then what the method moves by itself (teacher, queue)
         self._optimiser_step()
         self.method.after_step((step + 1) / total)
-        for name, value in {"train_loss": losses.total.detach(), **losses.terms}.items():
+        empty = empty_share(batch, self._scales_C)
+        for name, value in {"train_loss": losses.total.detach(), **losses.terms, "empty_crops": empty}.items():
             self.state.sums[name] = self.state.sums.get(name, 0) + value.float()
         self.state.step += 1
 
@@ -263,7 +262,7 @@ class nnsslTrainer(nnUNetTrainer):
         for logger in self.logger.loggers:
             for key, value in row.items():
                 logger.log(key, value, row["epoch"])
-        for trouble in self.method.health(row):
+        for trouble in [*self.method.health(row), *empty_advice(row, self.run.body_share)]:
             self.print_to_log_file(f"WARNING: {trouble}")
         last = self.state.epoch == self.num_epochs
         due = self.state.epoch % self.run.save_every == 0 or time.monotonic() - self._last_save > SAVE_SECONDS
@@ -336,12 +335,15 @@ class nnsslTrainer(nnUNetTrainer):
             save_json(self.plans_manager.plans, str(base / "plans.json"), sort_keys=False)
             save_json(self.dataset_json, str(base / "dataset.json"), sort_keys=False)
             write_json(describe_run(self), folder / "config.json")
+            write_thinning(self)
         cls = get_method(self.run.method)
         self.print_to_log_file(f"please also cite for {self.run.method}: {cls.citation}")
         self.print_to_log_file(
             f"{len(self.train_pool)} training cases, {len(self.val_pool)} validation cases"
             + (" (the same: fold all)" if self.fold == "all" else "")
         )
+        for line in self.pools.lines:
+            self.print_to_log_file(line, add_timestamp=False)
         if self.ancestor is not None and not self.resumed:
             self.print_to_log_file(f"starting from {self.run.init}:")
             for line in self.ancestor.lines:
@@ -381,8 +383,3 @@ class nnsslTrainer(nnUNetTrainer):
         """nnU-Net calls this last; there is nothing to segment, so the loss on the fixed crops is printed."""
         means = self.validate()
         self.print_to_log_file("validation: " + ", ".join(f"{k} {v:.5f}" for k, v in means.items()))
-
-    def fingerprint(self) -> dict[str, Any] | None:
-        """The dataset's fingerprint, if it is there."""
-        path = nnunet_folder("nnUNet_preprocessed") / self.plans_manager.dataset_name / "dataset_fingerprint.json"
-        return read_json(path) if path.is_file() else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from nnssl.data.weights import Balance
 from nnssl.errors import MissingError, NnsslError, did_you_mean
 from nnssl.methods import Method, get_method
 from nnssl.methods.base import OptimizerName
@@ -34,12 +36,40 @@ class RunConfig(BaseModel):
     clip: float | None = Field(None, gt=0, description="largest gradient norm; default: the method's")
     seed: int = Field(0, ge=0, description="of initialisation, crops, views and masks")
     body_share: float = Field(0.5, ge=0, le=1, description="share of crops centred on the body")
+    with_datasets: list[str] = Field(default_factory=list, description="further datasets whose cases are in the pool")
+    dataset_weights: list[float] | None = Field(
+        None, description="one per dataset, the run's own first; default: all 1"
+    )
+    case_weights: str | None = Field(None, description="CSV file with the columns case and weight; default: all 1")
+    balance: Balance = Field("case", description="what is drawn evenly before weights")
+    thin_slices: int | None = Field(
+        None, ge=0, le=20, description="2D: leave out slices that differ from a kept one in at most so many of 63 bits"
+    )
     workers: int | None = Field(None, ge=0, description="reading processes per GPU; default: from the processors")
     save_every: int = Field(10, ge=1, description="epochs between checkpoints")
     init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
     )
+
+    @field_validator("with_datasets", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """`--set with_datasets=501` and `=501,502` are numbers to YAML."""
+        values = value if isinstance(value, list | tuple) else [value]
+        return [f"{v:03d}" if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+
+    @field_validator("dataset_weights", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int | float) else value
+
+    @field_validator("dataset_weights")
+    @classmethod
+    def _positive(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and not all(math.isfinite(v) and v > 0 for v in value):
+            raise ValueError("every dataset's weight must be above 0; leave a dataset out of --with instead")
+        return value
 
     def resolved(self, plans_batch_size: int) -> RunConfig:
         """The same run with every default written out."""
@@ -141,5 +171,6 @@ def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"] if isinstance(p, str))
-        message = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
         raise NnsslError(f"{key}={first['input']!r}: {message}") from None

@@ -17,6 +17,7 @@ DESCRIPTION = """Pretrain the plans' encoder on a preprocessed pool.
   nnssl_pretrain 500 3d_fullres -m masked_region --set mask_ratio=0.75 --name r75
   nnssl_pretrain 500 3d_fullres -m spark+simclr --set weights=1,0.1 --set spark.mask_ratio=0.7
   nnssl_pretrain 500 3d_fullres -m byol --init .../encoder.pth   go on from another run's encoder
+  nnssl_pretrain 500 3d_fullres --with 501 502 -m spark          cases of three datasets that are planned alike
   nnssl_pretrain 500 3d_fullres -m masked_region --c             continue where the run stopped
   nnssl_pretrain 500 3d_fullres -m spark --dry-run --preview views.png
 
@@ -29,6 +30,13 @@ def build_parser() -> argparse.ArgumentParser:
     methods = f"one of {', '.join(method_names())}; or a+b, their weighted sum (--set weights=1,0.1)"
     p.add_argument("dataset", metavar="ID", help="dataset number or name")
     p.add_argument("configuration", metavar="CONFIG", help="2d, 3d_fullres, ...")
+    p.add_argument(
+        "--with",
+        dest="with_datasets",
+        nargs="+",
+        metavar="ID",
+        help="further datasets whose cases are in the pool; planned and preprocessed alike (--like one target)",
+    )
     p.add_argument("-m", dest="method", required=True, metavar="METHOD", help=methods)
     p.add_argument("-p", dest="plans", default="nnsslPlans", metavar="PLANS", help="plans name")
     p.add_argument(
@@ -64,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main_with(a: argparse.Namespace) -> int:
-    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed", "init")}
+    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed", "init", "with_datasets")}
     request = Request(
         dataset=a.dataset,
         configuration=a.configuration,

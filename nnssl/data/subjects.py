@@ -41,13 +41,16 @@ def read_subjects(raw_dataset: Path, cases: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def companions(subjects: Sequence[str]) -> dict[int, list[int]]:
-    """Position of each case that shares its subject with others -> their positions. Empty strings are unknown subjects."""
+def scans_of_subjects(subjects: Sequence[str]) -> dict[int, list[int]]:
+    """Position of each case that shares its subject with others -> positions of all the subject's cases, its own included.
+
+    Empty strings are unknown subjects. The cases of a subject share one list, so that this stays linear in their number.
+    """
     members: dict[str, list[int]] = defaultdict(list)
     for position, subject in enumerate(subjects):
         if subject:
             members[subject].append(position)
-    return {i: [j for j in group if j != i] for group in members.values() if len(group) > 1 for i in group}
+    return {i: group for group in members.values() if len(group) > 1 for i in group}
 
 
 def groups(subjects: Sequence[str]) -> list[int]:

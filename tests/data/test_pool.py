@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nnssl.data.pool import Pool, PoolCase, read_pool, split_pool, write_pool
+from nnssl.data.thinning import KeptSlices
 from nnssl.errors import MissingError, NnsslError
 
 
@@ -61,3 +64,23 @@ def test_wrong_folds_are_clear(tmp_path: Path) -> None:
         split_pool(pool(tmp_path, 0, 3), 0, None)
     with pytest.raises(NnsslError, match="folds 0 to 4"):
         split_pool(pool(tmp_path, 0, 10), 7, None)
+
+
+def test_signatures_of_one_dataset_are_those_of_the_first_version(tmp_path: Path) -> None:
+    """So that runs that began with it can be continued. Weights and kept slices change what a run sees."""
+    p = pool(tmp_path, 2, 3)
+    text = repr([(c.name, c.shape, c.digest) for c in p.cases])
+    assert p.signature == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    kept = KeptSlices.of_cases([[0]] * 5)
+    others = [
+        replace(p, weights=(1.0,) * 4 + (2.0,)),
+        replace(p, kept=kept),
+        replace(p, cases=tuple(replace(c, dataset="Dataset500_X") for c in p.cases)),
+    ]
+    assert len({p.signature, *(other.signature for other in others)}) == 4
+
+
+def test_what_a_run_adds_is_not_in_the_index(tmp_path: Path) -> None:
+    p = pool(tmp_path, 1, 0)
+    write_pool(replace(p, cases=(replace(p.cases[0], dataset="Dataset500_X"),)), "plans_3d")
+    assert "dataset" not in json.loads((tmp_path / "plans_3d_pool.json").read_text())["cases"][0]

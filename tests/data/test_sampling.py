@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
+from nnssl.data.thinning import KeptSlices
 
 SIZE = (8, 10, 6)
 
@@ -66,3 +68,45 @@ def test_body_share_centres_on_the_body(pool: Pool) -> None:
         assert all(12 <= c <= 15 for c in centre)
     anywhere = {p.lower for n in range(900) if (p := CropSampler(pool, SIZE, 0, TRAINING, 0.0)(n)).case == 0}
     assert len(anywhere) > 100
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_the_share_of_body_centred_crops_is_what_was_asked_for(tmp_path: Path, share: float) -> None:
+    """With one body position, a crop is centred there or (but for a chance of 1 in 70,000) it is not body-centred."""
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "c_body.npy", np.array([[20, 25, 30]], np.int32))
+    pool = Pool(tmp_path, (PoolCase("c", "data", (48, 48, 48), False, body=1),))
+    sampler = CropSampler(pool, (8, 8, 8), 0, TRAINING, share)
+    n = 4000
+    centred = sum(sampler(i).lower == (16, 21, 26) for i in range(n)) / n
+    assert abs(centred - share) <= 4 * (share * (1 - share) / n) ** 0.5
+
+
+def test_weights_change_which_case_and_not_where(pool: Pool) -> None:
+    """Places follow from the crop's number: two samplers that draw the same case as number n put the crop alike."""
+    weighted = CropSampler(replace(pool, weights=(1.0, 2.0, 0.5)), SIZE, 0, TRAINING, 0.5)
+    plain = CropSampler(pool, SIZE, 0, TRAINING, 0.5)
+    drawn = [(weighted(n), plain(n)) for n in range(700)]
+    share = np.bincount([w.case for w, _ in drawn], minlength=3) / 700
+    np.testing.assert_allclose(share, np.array([1, 2, 0.5]) / 3.5, atol=0.01)
+    same = [(w, p) for w, p in drawn if w.case == p.case]
+    assert len(same) > 100
+    assert all(w == p for w, p in same)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_thinned_pool_gives_kept_slices_only(pool: Pool, share: float) -> None:
+    kept = KeptSlices.of_cases([[2, 13, 14], [0, 4], [3]])
+    sampler = CropSampler(replace(pool, kept=kept), (1, 10, 6), 0, TRAINING, share)
+    seen: dict[int, list[int]] = {}
+    for n in range(900):
+        seen.setdefault(sampler(n).case, []).append(sampler(n).lower[0])
+    assert set(seen[1]) == {0, 4} and set(seen[2]) == {3}
+    counts = np.bincount(seen[0], minlength=20)
+    if share == 0:
+        assert set(np.flatnonzero(counts)) == {2, 13, 14}
+        assert counts[[2, 13, 14]].min() > 70, "each as likely as the others"
+    else:
+        assert set(np.flatnonzero(counts)) == {13, 14}, "the body lies in slices 12 to 15"
+    with pytest.raises(ValueError, match="one slice"):
+        CropSampler(replace(pool, kept=kept), (2, 10, 6), 0, TRAINING, share)

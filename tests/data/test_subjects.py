@@ -7,7 +7,7 @@ import pytest
 
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.sampling import TRAINING, CropSampler
-from nnssl.data.subjects import companions, groups, read_subjects
+from nnssl.data.subjects import groups, read_subjects, scans_of_subjects
 from nnssl.errors import NnsslError
 
 
@@ -36,8 +36,10 @@ def test_an_unrelated_table_is_no_obstacle(tmp_path: Path) -> None:
     assert read_subjects(tmp_path, ["patient001_frame01"]) == {"patient001_frame01": "patient001"}
 
 
-def test_companions() -> None:
-    assert companions(["a", "b", "a", "", "", "a"]) == {0: [2, 5], 2: [0, 5], 5: [0, 2]}
+def test_scans_of_subjects() -> None:
+    found = scans_of_subjects(["a", "b", "a", "", "", "a"])
+    assert found == {i: [0, 2, 5] for i in (0, 2, 5)}
+    assert found[0] is found[5], "one list per subject: 100,000 cases of one subject must not be squared"
 
 
 def test_scans_of_one_subject_have_one_number() -> None:
