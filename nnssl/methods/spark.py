@@ -32,6 +32,7 @@ from nnssl.networks import (
     encode_visible,
     total_stride,
 )
+from nnssl.networks.unet import decoder_width
 from nnssl.views import Geometry, expand_blocks, random_block_mask
 
 HEAD_STD = 0.02
@@ -87,13 +88,16 @@ class SparK(Method):
         self.encoder = encoder
         if self.config.decoder_type == "unet":
             drop_segmentation_layers(unet)
-            self.decoder: Any = unet.decoder
+            decoder: Any = unet.decoder
+            self.decoder = decoder
             widths = [int(c) for c in encoder.output_channels]
+            head_width = decoder_width(decoder)
         else:
             self.decoder = LightDecoder(encoder, self.config.light_width)
             widths = self.decoder.widths
+            head_width = widths[0]
         self.densify = Densify(encoder, widths)
-        self.head = encoder.conv_op(widths[0], channels, kernel_size=1)
+        self.head = encoder.conv_op(head_width, channels, kernel_size=1)
         nn.init.normal_(self.head.weight, std=HEAD_STD)
         nn.init.zeros_(self.head.bias)
 

@@ -9,6 +9,7 @@ from nnssl.networks.light_decoder import LightDecoder
 from nnssl.networks.pooled import PooledEncoder, Pooling, pool
 from nnssl.networks.reconstruction import ReconstructionUNet
 from nnssl.networks.sparse import check_grid, check_supported, encode_visible
+from nnssl.networks.timm_unet import TimmEncoder, TimmUNet
 from nnssl.networks.unet import build_unet, decoder_features, drop_segmentation_layers, total_stride
 from nnssl.networks.voxel_head import VoxelHead
 
@@ -20,6 +21,8 @@ __all__ = [
     "PooledEncoder",
     "Pooling",
     "ReconstructionUNet",
+    "TimmEncoder",
+    "TimmUNet",
     "VoxelHead",
     "build_unet",
     "check_grid",

@@ -13,7 +13,7 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.networks.executor import Executor
-from nnssl.networks.sparse import BATCH_NORMS
+from nnssl.networks.sparse import BATCH_NORMS, MAX_POOLS, overlaps
 
 ZERO_STAYS_ZERO = (
     nn.Identity,
@@ -53,7 +53,9 @@ class DenseMasked(Executor):
         return masked_norm(x, self.hidden(x), module)
 
     def pool(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
-        """Pool, mask."""
+        """Pool, mask. The largest value in windows that overlap must not be the zero of a hidden position."""
+        if type(module) in MAX_POOLS and overlaps(module):
+            x = x.masked_fill(self.hidden(x), -torch.inf)
         return self._mask(module(x))
 
     def pointwise(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:

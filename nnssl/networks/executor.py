@@ -50,7 +50,10 @@ class Executor(ABC):
 
     @abstractmethod
     def pool(self, x: Features, module: nn.Module) -> Features:
-        """A `nn.AvgPoolNd` or `nn.MaxPoolNd` whose windows do not overlap; a window is all visible or all hidden."""
+        """A `nn.AvgPoolNd` or `nn.MaxPoolNd` whose windows do not overlap, each all visible or all hidden.
+
+        Or a `nn.MaxPoolNd` with overlapping windows around visible positions: hidden ones are not looked at.
+        """
 
     @abstractmethod
     def pointwise(self, x: Features, module: nn.Module) -> Features:

@@ -23,13 +23,16 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Con
 from torch import nn
 
 from nnssl.errors import NnsslError
+from nnssl.networks import timm_sparse
 from nnssl.networks.executor import Executor, Features
+from nnssl.networks.timm_unet import TimmEncoder
 from nnssl.networks.unet import total_stride
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, *MAX_POOLS)
 CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 POINTWISE = (
     *(nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
@@ -43,7 +46,7 @@ def encode_visible(
     """Run the plans' encoder on visible blocks. With everything visible the result is the encoder's own.
 
     Args:
-        encoder: PlainConvEncoder or ResidualEncoder.
+        encoder: PlainConvEncoder, ResidualEncoder, or a TimmEncoder with a ResNet.
         x: (B, C, *spatial).
         visible: (B, 1, *grid) bool, True = visible. The block, spatial / grid, is a multiple of the total stride.
         executor: how to compute it.
@@ -60,6 +63,9 @@ def encode_visible(
     ops = executor(visible, x.shape[2:])
     walk = _Walk(ops, x)
     features = ops.enter(x)
+    if isinstance(encoder, TimmEncoder):
+        maps = timm_sparse.feature_maps(walk, encoder.backbone, features)
+        return [ops.leave(f) for f in ([features, *maps] if encoder.shows_image else maps)]
     stem = getattr(encoder, "stem", None)
     if stem is not None:
         features = walk.run(stem, features)
@@ -106,20 +112,33 @@ def _known(module: nn.Module) -> bool:
     kind = type(module)
     if kind in INSTANCE_NORMS:
         return not module.track_running_stats
-    if kind in POOLS:  # windows that overlap would mix visible and hidden positions
-        stride = module.kernel_size if module.stride is None else module.stride
-        return module.kernel_size == stride and module.padding in (0, (0,) * 2, (0,) * 3)
+    if kind in POOLS:
+        return not overlaps(module) or (kind in MAX_POOLS and _centred(module))
     if kind is SqueezeExcite:
         return not module.add_maxpool
+    if timm_sparse.known_part(module):
+        return True
     return kind in (*ENCODERS, *COMPOUND, *CONVOLUTIONS, *BATCH_NORMS, *CHANNEL_DROPOUTS, *POINTWISE, DropPath)
+
+
+def overlaps(pool: Any) -> bool:
+    """Whether a pooling's windows overlap or reach beyond the map: they may then hold visible and hidden positions."""
+    stride = pool.kernel_size if pool.stride is None else pool.stride
+    return pool.kernel_size != stride or pool.padding not in (0, (0,) * 2, (0,) * 3)
+
+
+def _centred(pool: Any) -> bool:
+    """Whether the window of a position has that position in it, so that a visible one sees something."""
+    kernel, padding = (v if isinstance(v, tuple) else (v,) for v in (pool.kernel_size, pool.padding))
+    return pool.dilation in (1, (1,) * len(kernel)) and all(k == 2 * p + 1 for k, p in zip(kernel, padding))
 
 
 def _unknown(module: nn.Module, name: str = "") -> NnsslError:
     place = f" ('{name}')" if name else ""
     return NnsslError(
         f"the encoder has a {type(module).__name__}{place}, for which sparse encoding has no counterpart. It runs the "
-        "convolutional encoders of nnU-Net (PlainConvUNet, ResidualEncoderUNet) with instance or batch norm. Use such "
-        "plans, or a method that needs no sparse encoder, such as masked_region"
+        "encoders of nnU-Net (PlainConvUNet, ResidualEncoderUNet) with instance or batch norm, and the ResNets of timm. "
+        "Use such plans, or a method that needs no sparse encoder, such as masked_region"
     )
 
 
@@ -135,10 +154,10 @@ class _Walk:
         if not isinstance(module, nn.Module):
             return x  # where a block needs no projection or non-linearity it holds `lambda x: x`
         kind = type(module)
-        if not _known(module):
-            raise _unknown(module)
-        if kind in COMPOUND:
-            return COMPOUND[kind](self, module, x)
+        self.check(module)
+        compound = COMPOUND.get(kind) or timm_sparse.BLOCKS.get(timm_sparse.class_name(kind))
+        if compound is not None:
+            return compound(self, module, x)
         if kind in CONVOLUTIONS:
             return self.ops.conv(x, module)
         if kind in (*INSTANCE_NORMS, *BATCH_NORMS):
@@ -148,6 +167,11 @@ class _Walk:
         if kind in POINTWISE:
             return self.ops.pointwise(x, module)
         raise _unknown(module)
+
+    def check(self, module: nn.Module) -> None:
+        """Refuse a module without a sparse counterpart."""
+        if not _known(module):
+            raise _unknown(module)
 
     def each(self, modules: Any, x: Features) -> Features:
         """One after the other."""
@@ -159,7 +183,7 @@ class _Walk:
         """ConvDropoutNormReLU."""
         for module in unit.all_modules:
             if type(module) in CHANNEL_DROPOUTS:  # on ones it gives the factor of each sample and channel
-                x = self.ops.scale(x, module(self._ones(unit.conv.out_channels)))
+                x = self.ops.scale(x, module(self.ones(unit.conv.out_channels)))
             else:
                 x = self.run(module, x)
         return x
@@ -176,23 +200,23 @@ class _Walk:
         shortcut = self.run(block.skip, x)
         out = self.each(convs, x)
         if block.apply_stochastic_depth:  # on ones it gives the factor of each sample
-            out = self.ops.scale(out, block.drop_path(self._ones(1)))
+            out = self.ops.scale(out, block.drop_path(self.ones(1)))
         if block.apply_se:
             out = self._squeeze_excite(block.squeeze_excitation, out)
         return self.run(nonlin, self.ops.add(out, shortcut))
 
     def _squeeze_excite(self, module: Any, x: Features) -> Features:
         """SqueezeExcite. In 3D, too, it averages axes 2 and 3 only: the network that is fine-tuned will do the same."""
-        if not _known(module):
-            raise _unknown(module)
+        self.check(module)
         squeezed = module.fc1(self.ops.mean(x, (2, 3)))
         return self.ops.scale(x, module.gate(module.fc2(module.act(module.bn(squeezed)))))
 
-    def _ones(self, channels: int) -> torch.Tensor:
+    def ones(self, channels: int) -> torch.Tensor:
+        """(B, channels, 1, ...): what a per-sample factor is asked of."""
         return self.x.new_ones(self.x.shape[0], channels, *(1 for _ in self.x.shape[2:]))
 
 
-ENCODERS = (PlainConvEncoder, ResidualEncoder)
+ENCODERS = (PlainConvEncoder, ResidualEncoder, TimmEncoder)
 # Looked up by exact type: a subclass with a forward of its own must be refused, not misread.
 COMPOUND: dict[type, Callable[[_Walk, Any, Features], Features]] = {
     nn.Sequential: _Walk.each,

@@ -51,7 +51,7 @@ def build_unet(
     if not (hasattr(network, "encoder") and hasattr(network, "decoder")):
         raise NnsslError(
             f"network class '{name}' has no encoder and decoder, which pretraining needs: "
-            "plan with a U-Net (PlainConvUNet or ResidualEncoderUNet)"
+            "plan with a U-Net (PlainConvUNet, ResidualEncoderUNet or nnssl.networks.TimmUNet)"
         )
     return network
 
@@ -69,7 +69,7 @@ def decoder_features(decoder: nn.Module, skips: list[torch.Tensor]) -> torch.Ten
         skips: encoder outputs, highest resolution first, each (B, C_s, *spatial_s).
 
     Returns:
-        Features at full resolution, (B, C_0, *spatial).
+        Features at full resolution, (B, `decoder_width`, *spatial).
     """
     x = skips[-1]
     for s, (upsample, stage) in enumerate(zip(decoder.transpconvs, decoder.stages)):  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def decoder_features(decoder: nn.Module, skips: list[torch.Tensor]) -> torch.Ten
 
 def decoder_width(decoder: nn.Module) -> int:
     """Channels of `decoder_features`' result."""
-    return int(decoder.encoder.output_channels[0])  # type: ignore[union-attr, index]
+    return int(decoder.stages[-1].output_channels)  # type: ignore[union-attr, index]
 
 
 def drop_segmentation_layers(unet: nn.Module) -> None:
