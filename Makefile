@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/nnssl_demo -o $(DEMO) --overwrite
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 # mypy cannot see that planners/ and trainers/ are installed as nnssl.planners and nnssl.trainers; a tree of links can.
 TYPES := build/types/nnssl

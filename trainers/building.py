@@ -12,15 +12,17 @@ import torch
 from nnssl.trainers.run_config import RunConfig, method_config
 
 from nnssl.data.loader import rank_share
-from nnssl.data.pool import Pool
-from nnssl.data.subjects import companions
+from nnssl.data.pool import Pool, cases_by_dataset
+from nnssl.data.spacing import crop_spacing
+from nnssl.data.subjects import scans_of_subjects
 from nnssl.errors import MissingError, NnsslError
 from nnssl.losses import Ranks
 from nnssl.methods import CropBatch, Method, get_method
 from nnssl.networks import build_unet
-from nnssl.transfer import read_encoder
-from nnssl.transfer.nnunet_init import complete_network
+from nnssl.transfer import Target, complete_network
+from nnssl.transfer.nnunet_init import Decoder
 from nnssl.transfer.provenance import package_versions
+from nnssl.transfer.reading import read_weights
 from nnssl.views import Geometry
 
 if TYPE_CHECKING:
@@ -52,9 +54,7 @@ def build_method(
         channels: image channels.
         init: encoder file to start from.
     """
-    geometry = Geometry(
-        tuple(int(n) for n in configuration["patch_size"]), tuple(float(s) for s in configuration["spacing"])
-    )
+    geometry = Geometry(tuple(int(n) for n in configuration["patch_size"]), crop_spacing(configuration))
     cls = get_method(run.method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
@@ -65,23 +65,23 @@ def build_method(
 
 
 def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any], channels: int, seed: int) -> Ancestor:
-    """Put a pretrained encoder, and its decoder if the file has one, into a network of the same plans.
+    """Put pretrained weights, fitted where they differ, and their decoder if the file has one, into the plans' network.
 
     Raises:
-        NnsslError: no such file, not an encoder file, or its encoder is another one than the plans'.
+        NnsslError: no such file, none that nnssl reads, or it cannot be fitted to the plans' network.
     """
     if not path.is_file():
         raise MissingError(f"--init {path} does not exist: give the encoder.pth of another run")
-    source = read_encoder(path)
-    state, report = complete_network(
-        source, architecture, channels, "pretrained" if source.has_decoder else "fresh", seed
-    )
+    source = read_weights(path)
+    decoder: Decoder = "pretrained" if source.has_decoder else "fresh"
+    state, report = complete_network(source, Target(architecture, channels), decoder, seed)
     missing, unexpected = unet.load_state_dict(state, strict=False)
     if unexpected or any(".seg_layers." not in key for key in missing):
         raise NnsslError(f"--init {path}: keys do not fit the plans' network: {[*unexpected, *missing][:3]}")
-    parent = {k: v for k, v in source.provenance.items() if k not in ("plans", "fingerprint")}
+    origin = source.provenance or {"method": source.kind, "steps": 0, "dataset_names": []}  # foreign files have none
+    parent = {k: v for k, v in origin.items() if k not in ("plans", "fingerprint")}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    record = {"sha256": digest, "provenance": parent, "citations": source.citations}
+    record = {"sha256": digest, "provenance": parent, "citations": list(source.citations)}
     return Ancestor(record, tuple(report.lines()))
 
 
@@ -102,6 +102,9 @@ def describe_run(trainer: nnsslTrainer) -> dict[str, Any]:
         "configuration": trainer.configuration_name,
         "fold": trainer.fold,
         "training_cases": len(trainer.train_pool),
+        "cases_by_dataset": {
+            n or trainer.plans_manager.dataset_name: c for n, c in cases_by_dataset(trainer.train_pool).items()
+        },
         "device": str(trainer.device),
         "processes": trainer.world_size,
         "parameters": sum(p.numel() for p in trainer.method.parameters()),
@@ -115,10 +118,16 @@ def assign_ranks(method: Method, batch_size: int, rank: int, world: int) -> None
         method.assign_ranks(Ranks(tuple(len(rank_share(batch_size, r, world)) for r in range(world)), rank))
 
 
-def check_partners(method: Method, pool: Pool) -> None:
-    """Refuse positives from a subject's other scans where no subject has any."""
-    if method.wants_partner and not companions([case.subject for case in pool.cases]):
+def check_reading(method: Method, pool: Pool) -> None:
+    """Refuse what a method wants to read from the pool and the pool cannot give.
+
+    Raises:
+        NnsslError: positives from a subject's other scans where no subject has any; stacks of slices from a thinned pool.
+    """
+    if method.wants_partner and not scans_of_subjects([case.subject for case in pool.cases]):
         raise NnsslError(
             "positives=subject needs subjects with several scans, and the pool knows none: put a subjects.csv with the "
             "columns case,subject into the raw dataset's folder and run nnssl_plan_and_preprocess again"
         )
+    if pool.kept is not None and len(method.read_size()) != 2:
+        raise NnsslError(f"thin_slices leaves single slices, and {method.name} reads stacks of them: leave it out")

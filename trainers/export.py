@@ -6,12 +6,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnssl.trainers.pools import fingerprint_of
+
+from nnssl.data.pool import cases_by_dataset
 from nnssl.methods import get_method
 from nnssl.transfer import (
     EncoderFile,
     LoadReport,
+    Target,
     pack_encoder,
     read_encoder,
+    weights_of,
     write_encoder,
     write_nnunet_init,
 )
@@ -30,6 +35,8 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
     run, plans = trainer.run, trainer.plans_manager.plans
     steps = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
     ancestors = trainer.ancestor.record["citations"] if trainer.ancestor else []
+    files = {"init": run.init, "case_weights": run.case_weights}
+    datasets = {name or plans["dataset_name"]: count for name, count in cases_by_dataset(trainer.train_pool).items()}
     return pack_encoder(
         exported.encoder,
         exported.decoder,
@@ -39,15 +46,16 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
         channels=trainer.num_input_channels,
         provenance=provenance(
             method=run.method,
-            config={**run.model_dump(), "init": Path(run.init).name if run.init else None},  # no paths leave
+            config={**run.model_dump(), **{k: v and Path(v).name for k, v in files.items()}},  # no paths leave
             steps=steps,
             plans=plans,
             configuration=trainer.configuration_name,
             fold=trainer.fold,
-            fingerprint=trainer.fingerprint(),
-            digests=trainer.train_pool.digests,
-            cases=len(trainer.train_pool),
+            fingerprint=fingerprint_of(plans["dataset_name"]),
+            digests=trainer.pools.digests,
+            datasets=datasets,
             init=trainer.ancestor.record if trainer.ancestor else None,
+            channel_names=list(trainer.dataset_json["channel_names"].values()),
         ),
         citations=list(dict.fromkeys([get_method(run.method).citation, *ancestors])),
     )
@@ -65,13 +73,9 @@ def write_files(trainer: nnsslTrainer, folder: Path) -> tuple[LoadReport, Decode
     encoder = encoder_of(trainer)
     decoder: Decoder = trainer.run.decoder or ("pretrained" if encoder.has_decoder else "fresh")
     write_encoder(encoder, folder / ENCODER)
+    target = Target(trainer.configuration_manager.configuration["architecture"], trainer.num_input_channels)
     report = write_nnunet_init(
-        encoder,
-        folder / NNUNET_INIT,
-        architecture=trainer.configuration_manager.configuration["architecture"],
-        channels=trainer.num_input_channels,
-        decoder=decoder,
-        seed=trainer.run.seed,
+        weights_of(encoder), folder / NNUNET_INIT, target=target, decoder=decoder, seed=trainer.run.seed
     )
     return report, decoder
 

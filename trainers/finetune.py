@@ -11,14 +11,18 @@ from typing import Any, ClassVar
 
 import torch
 from nnssl.trainers import schedule
+from nnssl.trainers.finetune_groups import frozen_part, layered_groups
+from nnssl.trainers.finetune_init import load_into, seen_in_pretraining
 from nnssl.trainers.finetune_settings import settings_from_plans
 from nnssl.trainers.optimisers import make_optimizer, set_lr
+from nnssl.trainers.pools import fingerprint_of
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
+from nnssl.transfer import target_of
 
 ADAMW_LR = 1e-3
 """Peak rate of every trainer under AdamW unless the plans say otherwise; nnU-Net's 1e-2 is SGD's."""
@@ -61,7 +65,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """One optimiser over all parameters for all stages, so that momentum outlives a stage."""
         name = self.settings.optimizer or "sgd"
-        groups = [{"params": list(self.network.parameters()), "weight_decay": self.weight_decay}]
+        groups = layered_groups(self._unet(), self.settings.layer_decay or 1.0, self.weight_decay)
         optimizer = make_optimizer(name, groups, self.initial_lr)
         optimizer.register_step_pre_hook(self._drop_frozen_gradients)
         return optimizer, _EpochSchedule(self)
@@ -70,7 +74,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
 
     def stage(self, epoch: float) -> tuple[float, bool]:
         """Learning rate and whether the encoder learns, at a fractional epoch. Pure, so a resume lands right."""
-        factor, encoder_learns = self.stage_of(epoch, self.num_epochs)
+        factor, encoder_learns = self.stage_of(epoch, self.num_epochs, self.settings.warmup_epochs)
         return self.initial_lr * factor, encoder_learns
 
     def on_train_epoch_start(self) -> None:
@@ -80,7 +84,9 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         super().on_train_epoch_start()
         if not self._encoder_learns:
             self.print_to_log_file("the encoder is frozen in this epoch")
-            for module in self._unet().encoder.modules():  # running statistics must not drift while frozen
+        still = frozen_part(self._unet(), self.settings.freeze_stages or 0)[1]
+        for part in still if self._encoder_learns else [self._unet().encoder]:
+            for module in part.modules():  # running statistics must not drift while frozen
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
@@ -96,13 +102,19 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         lr, self._encoder_learns = self.stage(epoch)
         set_lr(self.optimizer, lr)
         if not self.is_ddp:  # DDP counts on every parameter's gradient; there the optimiser drops them
+            frozen = {id(p) for p in self._frozen()}
             for parameter in self._unet().encoder.parameters():
-                parameter.requires_grad_(self._encoder_learns)
+                parameter.requires_grad_(id(parameter) not in frozen)
+
+    def _frozen(self) -> list[nn.Parameter]:
+        """Encoder parameters that do not learn at this moment."""
+        if not self._encoder_learns:
+            return list(self._unet().encoder.parameters())
+        return frozen_part(self._unet(), self.settings.freeze_stages or 0)[0]
 
     def _drop_frozen_gradients(self, *_: Any) -> None:
-        if not self._encoder_learns:
-            for parameter in self._unet().encoder.parameters():
-                parameter.grad = None
+        for parameter in self._frozen():
+            parameter.grad = None
 
     # ---------------------------------------------------------------- data, log, checkpoints
 
@@ -125,6 +137,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0:  # before nnU-Net starts its data workers, which an error would leave behind
+            self._load_named_weights()
             self._report_pretrained()
         super().on_train_start()
         taken = self.settings.taken()
@@ -134,8 +147,32 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             f"{self.initial_lr:g}, optimizer {self.settings.optimizer or 'sgd'}"
         )
 
-    def _report_pretrained(self) -> None:
-        """Compare with the fresh initialisation: loading weights, or not, is never silent."""
+    def _load_named_weights(self) -> None:
+        """Load and fit the weights that the plans' block names, unless this trainer is the control from scratch."""
+        init = self.settings.init
+        if init is None:
+            return
+        if not self.expects_pretrained:
+            self.print_to_log_file(f"the control from scratch leaves {Path(init).name} of the plans' block alone")
+            return
+        if self._replaced()["encoder"][0]:
+            raise NnsslError(
+                f'-pretrained_weights is given, and the plans\' "nnssl" block names {Path(init).name}: take one of them out'
+            )
+        fingerprint = fingerprint_of(self.plans_manager.dataset_name)
+        plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
+        target = target_of(plans, configuration, self.dataset_json, fingerprint)
+        report, provenance = load_into(self._unet(), self.settings, target)
+        self.print_to_log_file(f"pretrained weights from {init}:", *(f"\n{line}" for line in report.lines()))
+        seen = seen_in_pretraining(provenance, fingerprint, super().do_split()[1])
+        if seen:
+            self.print_to_log_file(
+                f"WARNING: pretraining saw {len(seen)} of this fold's validation cases, without labels (as {seen[0]}); "
+                "their scores say less about new patients. Pretrain with the same fold (nnssl_pretrain -f FOLD)"
+            )
+
+    def _replaced(self) -> dict[str, list[int]]:
+        """Weight tensors of encoder and decoder: how many are no longer as they were initialised, and of how many."""
         assert self._initial is not None
         replaced = {"encoder": [0, 0], "decoder": [0, 0]}
         for key, parameter in self._unet().named_parameters():
@@ -144,12 +181,17 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             if parameter.ndim > 1 and ".seg_layers." not in key:
                 counts[1] += 1
                 counts[0] += int(not torch.equal(parameter.detach().flatten()[:64], self._initial[key]))
+        return replaced
+
+    def _report_pretrained(self) -> None:
+        """Compare with the fresh initialisation: loading weights, or not, is never silent."""
+        replaced = self._replaced()
         said = ", ".join(f"{part}: {n} of {total} weight tensors" for part, (n, total) in replaced.items())
         self.print_to_log_file(f"not from this run's own initialisation: {said}")
         if self.expects_pretrained and replaced["encoder"][0] == 0:
             self.print_to_log_file(
-                "WARNING: no pretrained encoder was loaded; give -pretrained_weights nnunet_init.pth (or use "
-                "nnUNetTrainer_SSLScratch for a control)"
+                "WARNING: no pretrained encoder was loaded; give -pretrained_weights nnunet_init.pth, or name the weights "
+                "with nnssl_plan_finetune --init (or use nnUNetTrainer_SSLScratch for a control)"
             )
         if not self.expects_pretrained and replaced["encoder"][0]:
             raise NnsslError(

@@ -11,7 +11,20 @@ from nnssl.errors import NnsslError, did_you_mean
 
 
 class FinetuneSettings(BaseModel):
-    """Settings of the fine-tuning trainers; None = the trainer's documented default."""
+    """Settings of the fine-tuning trainers; None = the trainer's documented default.
+
+    Attributes:
+        num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, optimizer: as their names say.
+        warmup_epochs: ramp of the whole network, in epochs.
+        layer_decay: factor on the learning rate from each encoder stage to the one before it; 1 = none.
+        freeze_stages: how many stages of the encoder, from the input, never learn; the stem goes with the first.
+        init: file of pretrained weights that the trainer loads and fits by itself.
+        decoder: take the decoder from that file too; None = if it has one.
+        channel_map: for each channel of the target the file's channel (from 0), or `mean`.
+        min_coverage: share of the encoder that must come from the file.
+        seed: of what is initialised beside it.
+        train_cases: train on these only.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,6 +33,14 @@ class FinetuneSettings(BaseModel):
     num_val_iterations_per_epoch: int | None = Field(None, ge=1)
     initial_lr: float | None = Field(None, gt=0)
     optimizer: Literal["sgd", "adamw"] | None = None
+    warmup_epochs: float | None = Field(None, ge=0)
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    freeze_stages: int | None = Field(None, ge=0)
+    init: str | None = None
+    decoder: Literal["pretrained", "fresh"] | None = None
+    channel_map: str | None = None
+    min_coverage: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=0)
     train_cases: list[str] | None = Field(None, min_length=1)
 
     def taken(self) -> dict[str, Any]:

@@ -42,27 +42,30 @@ def sawtooth_unit(num_epochs: int) -> float:
     return max(0.025 * num_epochs, min(7.5, 0.05 * num_epochs))
 
 
-def finetune_warmup(epoch: float, num_epochs: int) -> tuple[float, bool]:
+def finetune_warmup(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
     """Ramp of the whole network, then poly.
 
     Args:
         epoch: fractional epoch.
+        num_epochs: epochs of the training.
+        ramp: epochs of the ramp; None = `warmup_epochs`.
 
     Returns:
         Factor on the peak rate, and whether the encoder learns.
     """
-    ramp = warmup_epochs(num_epochs)
+    ramp = warmup_epochs(num_epochs) if ramp is None else ramp
     if epoch < ramp:
         return epoch / ramp, True
     return poly((epoch - ramp) / (num_epochs - ramp)), True
 
 
-def finetune_sawtooth(epoch: float, num_epochs: int) -> tuple[float, bool]:
+def finetune_sawtooth(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
     """Decoder alone (ramp, then poly), then the whole network (ramp, then poly): two teeth.
 
-    Of 1000 epochs: 0-24 and 25-49 the decoder alone, 50-99 ramp of all, then poly.
+    Of 1000 epochs: 0-24 and 25-49 the decoder alone, 50-99 ramp of all, then poly. `ramp` is the ramp of the whole
+    network; the decoder's two stages take half of it each.
     """
-    unit = sawtooth_unit(num_epochs)
+    unit = sawtooth_unit(num_epochs) if ramp is None else ramp / 2
     if epoch < unit:
         return epoch / unit, False
     if epoch < 2 * unit:
@@ -72,11 +75,11 @@ def finetune_sawtooth(epoch: float, num_epochs: int) -> tuple[float, bool]:
     return poly((epoch - 4 * unit) / (num_epochs - 4 * unit)), True
 
 
-def finetune_frozen(epoch: float, num_epochs: int) -> tuple[float, bool]:
+def finetune_frozen(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
     """The decoder alone: ramp, then poly."""
-    return finetune_warmup(epoch, num_epochs)[0], False
+    return finetune_warmup(epoch, num_epochs, ramp)[0], False
 
 
-def from_scratch(epoch: float, num_epochs: int) -> tuple[float, bool]:
-    """nnU-Net's own: poly from the start."""
-    return poly(epoch / num_epochs), True
+def from_scratch(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
+    """nnU-Net's own: poly from the start; with a ramp if one is asked for."""
+    return finetune_warmup(epoch, num_epochs, ramp or 0.0)

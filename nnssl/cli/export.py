@@ -6,7 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from nnssl.cli.common import natural, parser, run
+from nnssl.cli.common import natural, parser, run, share
+from nnssl.errors import NnsslError
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ The file is checked by a trial load with nnU-Net's loader before it appears."""
 
 def build_parser() -> argparse.ArgumentParser:
     p = parser("nnssl_export", DESCRIPTION)
-    p.add_argument("encoder", type=Path, metavar="ENCODER", help="encoder.pth of a run")
+    p.add_argument("encoder", metavar="ENCODER", help="encoder.pth of a run, or any other file that nnssl reads")
     p.add_argument("-d", required=True, metavar="ID", help="target dataset")
     p.add_argument("-p", default="nnsslPlans", metavar="PLANS", help="plans of the target")
     p.add_argument("-c", required=True, metavar="CONFIG", help="configuration of the target")
@@ -29,6 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["fresh", "pretrained"],
         help="decoder (pretrained if the file has one and this is not set)",
     )
+    p.add_argument("--channel-map", metavar="MAP", help="for each channel the file's (from 0) or mean, as 0,0,mean")
+    p.add_argument(
+        "--key-prefix", metavar="OLD[=NEW]", help="of a plain state dict: keys that begin with OLD are meant"
+    )
+    p.add_argument(
+        "--min-coverage", type=share, default=1.0, metavar="SHARE", help="of the encoder that must be pretrained"
+    )
+    p.add_argument("--report", type=Path, metavar="FILE", help="also write the load report into this JSON file")
     p.add_argument("--seed", type=natural, default=0, help="for a fresh decoder")
     return p
 
@@ -37,31 +46,39 @@ def main_with(a: argparse.Namespace) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
-    from nnssl.errors import NnsslError
-    from nnssl.transfer import read_encoder, write_nnunet_init
+    from nnssl.files import read_json, write_json
+    from nnssl.transfer import target_of, write_nnunet_init
+    from nnssl.transfer.adapt import parse_channel_map
     from nnssl.transfer.nnunet_init import Decoder
+    from nnssl.transfer.reading import read_weights
 
-    encoder = read_encoder(a.encoder)
     name = resolve_dataset(a.d, "nnUNet_preprocessed")
     plans = read_plans(name, a.p)
     if a.c not in plans["configurations"]:
         raise NnsslError(
             f"configuration '{a.c}' is not in {a.p} of {name}; there are: {', '.join(plans['configurations'])}"
         )
-    if a.o.is_dir():
-        raise NnsslError(f"-o {a.o} is a folder: give a file name")
-    dataset_json = read_dataset_json(nnunet_folder("nnUNet_preprocessed") / name / "dataset.json")
-    architecture = PlansManager(plans).get_configuration(a.c).configuration["architecture"]
-    decoder: Decoder = a.decoder or ("pretrained" if encoder.has_decoder else "fresh")
-    report = write_nnunet_init(
-        encoder,
-        a.o,
-        architecture=architecture,
-        channels=len(dataset_json["channel_names"]),
-        decoder=decoder,
-        seed=a.seed,
+    for path in (a.o, a.report):
+        if path is not None and path.is_dir():
+            raise NnsslError(f"{path} is a folder: give a file name")
+    channel_map = parse_channel_map(a.channel_map) if a.channel_map else None
+    weights = read_weights(a.encoder, a.key_prefix)
+    folder = nnunet_folder("nnUNet_preprocessed") / name
+    fingerprint = folder / "dataset_fingerprint.json"
+    target = target_of(
+        plans,
+        PlansManager(plans).get_configuration(a.c).configuration,
+        read_dataset_json(folder / "dataset.json"),
+        read_json(fingerprint) if fingerprint.is_file() else None,
     )
+    decoder: Decoder = a.decoder or ("pretrained" if weights.has_decoder else "fresh")
+    report = write_nnunet_init(
+        weights, a.o, target=target, decoder=decoder, seed=a.seed, channel_map=channel_map, min_coverage=a.min_coverage
+    )
+    if a.report is not None:
+        write_json(report.as_dict(), a.report)
     log.info("%s: for %s, %s, %s, decoder %s; checked with nnU-Net's loader", a.o, name, a.p, a.c, decoder)
+    log.info("from %s", weights.kind)
     for line in report.lines():
         log.info("%s", line)
 

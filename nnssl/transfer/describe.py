@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnssl.errors import NnsslError
-from nnssl.transfer import torch_files
-from nnssl.transfer.encoder_file import check_aliases
+from nnssl.transfer.adapt.primus import primus_part
+from nnssl.transfer.encoder_file import encoder_of
+from nnssl.transfer.loading import TENSORS, load_content
+from nnssl.transfer.reading import interpret
 from nnssl.transfer.report import part_of
+from nnssl.transfer.source import Weights
 
 
 def describe_file(path: Path, keys: bool = False) -> list[str]:
-    """Lines that describe an encoder file, a weights file for nnU-Net, or a pretraining checkpoint.
+    """Lines that describe a file of weights: ours, any that `nnssl.transfer.reading` reads, or a pretraining checkpoint.
 
     Args:
         path: the file.
@@ -25,15 +27,17 @@ def describe_file(path: Path, keys: bool = False) -> list[str]:
     Raises:
         NnsslError: the file is none of these, damaged, or unsafe to read.
     """
-    content = torch_files.load(path)
+    content = load_content(path)
     if "nnssl_checkpoint" in content:
         lines, weights = _checkpoint(content), content["method_state"]
-    elif "nnssl_adaptation_plan" in content:
-        lines, weights = _encoder(content), content["network_weights"]
-    elif "network_weights" in content:
-        lines, weights = _weights_file(content), content["network_weights"]
+    elif "nnssl_format" in content:
+        encoder_of(content, str(path))
+        lines, weights = _encoder(content), content[TENSORS]
+    elif "nnssl_load_report" in content:
+        lines, weights = _weights_file(content), content[TENSORS]
     else:
-        raise NnsslError(f"{path} holds neither an encoder, nor weights for nnU-Net, nor a pretraining checkpoint")
+        source = interpret(content, str(path))
+        lines, weights = _foreign(source), source.tensors
     size = f"{path.stat().st_size / 2**20:.1f} MiB"
     lines = [f"{path} ({size})", *lines, *_weights(weights)]
     if keys:
@@ -46,7 +50,6 @@ def _encoder(content: Mapping[str, Any]) -> list[str]:
     architecture = plan["architecture_plans"]
     kwargs = architecture["arch_kwargs"]
     (name, configuration), *_ = plan["pretrain_plan"]["configurations"].items()
-    check_aliases(content["network_weights"], "the file")
     return [
         f"pretrained encoder, format {content.get('nnssl_format', 'unknown')}",
         f"method         {provenance.get('method')}, {provenance.get('steps'):,} steps, seed {provenance.get('seed')}",
@@ -62,6 +65,31 @@ def _encoder(content: Mapping[str, Any]) -> list[str]:
         f"versions       {_short(provenance.get('versions', {}))}",
         *(f"cite           {c}" for c in content.get("citations", [])),
     ]
+
+
+def _foreign(source: Weights) -> list[str]:
+    """What a reader found in a file that another program wrote."""
+    images, lines = source.pretraining, [source.kind]
+    if source.architecture:
+        kwargs = source.architecture["arch_kwargs"]
+        shown = ("features_per_stage", "strides", "embed_dim", "eva_depth", "patch_embed_size", "input_shape")
+        known = [f"{k.replace('_', ' ')} {kwargs[k]}" for k in shown if kwargs.get(k)]
+        lines += [f"network        {source.architecture['network_class_name']}", f"               {', '.join(known)}"]
+    else:
+        lines.append("network        not described by the file")
+    lines.append(f"input channels {source.channels}{_in_brackets(images.channel_names)}")
+    if images.spacing or images.patch_size or images.normalization:
+        spacing = f"{[round(s, 4) for s in images.spacing]} mm" if images.spacing else "not said"
+        lines.append(
+            f"images         patch {list(images.patch_size or ()) or 'not said'}, spacing {spacing}"
+            f"{_in_brackets(images.normalization)}"
+        )
+    lines += [f"note           {n}" for n in source.notes]
+    return [*lines, *(f"cite           {c}" for c in source.citations)]
+
+
+def _in_brackets(words: Sequence[str]) -> str:
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _ancestors(provenance: Mapping[str, Any]) -> list[str]:
@@ -98,11 +126,17 @@ def _weights(weights: Mapping[str, torch.Tensor]) -> list[str]:
     counts: dict[str, int] = defaultdict(int)
     for key, value in weights.items():
         if ".all_modules." not in key and "decoder.encoder." not in key and isinstance(value, torch.Tensor):
-            counts[part_of(key) if key.startswith(("encoder.", "decoder.")) else "network"] += value.numel()
+            counts[_part(key)] += value.numel()
     return [
         *(f"  {part:<16} {n:,} values" for part, n in sorted(counts.items())),
         f"  {'in all':<16} {sum(counts.values()):,} values",
     ]
+
+
+def _part(key: str) -> str:
+    if key.startswith(("encoder.", "decoder.")):
+        return part_of(key)
+    return primus_part(key) if key.startswith(("eva.", "down_projection.")) else "network"
 
 
 def _short(values: Mapping[str, Any]) -> str:

@@ -14,8 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from nnssl.data.spacing import crop_spacing
 from nnssl.errors import NnsslError
-from nnssl.transfer import torch_files
+from nnssl.transfer import safetensors_files, torch_files
+from nnssl.transfer.adapt.keys import is_second_name
+from nnssl.transfer.digests import digests_of
+from nnssl.transfer.loading import TENSORS, load_content
+from nnssl.transfer.source import Pretraining, Weights
 
 FORMAT = 1
 
@@ -46,6 +51,38 @@ class EncoderFile:
     def has_decoder(self) -> bool:
         """Whether nnU-Net's decoder was trained too."""
         return any(k.startswith("decoder.") for k in self.network_weights)
+
+
+def weights_of(content: EncoderFile, kind: str = "encoder file of nnssl") -> Weights:
+    """The neutral form of an encoder file's content."""
+    plan = content.nnssl_adaptation_plan
+    architecture, pretraining = plan["architecture_plans"], plan["pretrain_plan"]
+    configuration = next(iter(pretraining["configurations"].values()))
+    plans = content.provenance.get("plans") or {}
+    return Weights(
+        kind=kind,
+        tensors={k: v for k, v in content.network_weights.items() if not is_second_name(k)},
+        architecture={
+            "network_class_name": architecture["arch_class_name"],
+            "arch_kwargs": architecture["arch_kwargs"],
+            "_kw_requires_import": architecture["arch_kwargs_requiring_import"],
+        },
+        channels=int(plan["pretrain_num_input_channels"]),
+        pretraining=Pretraining(
+            spacing=_tuple(configuration.get("spacing"), float),
+            patch_size=_tuple(configuration.get("patch_size"), int),
+            normalization=tuple(configuration.get("normalization_schemes") or ()),
+            channel_names=tuple(content.provenance.get("channel_names") or ()),
+            intensity=plans.get("foreground_intensity_properties_per_channel") or {},
+            orientation=content.provenance.get("orientation"),
+        ),
+        provenance=content.provenance,
+        citations=tuple(content.citations),
+    )
+
+
+def _tuple(values: Any, kind: type) -> Any:
+    return tuple(kind(v) for v in values) if values else None
 
 
 def pack_encoder(
@@ -80,35 +117,41 @@ def pack_encoder(
 
 
 def write_encoder(content: EncoderFile, path: Path | str) -> None:
-    """Write an encoder file atomically."""
-    torch_files.save(
-        {
-            "nnssl_format": FORMAT,
-            "network_weights": content.network_weights,
-            "nnssl_adaptation_plan": content.nnssl_adaptation_plan,
-            "provenance": content.provenance,
-            "citations": content.citations,
-        },
-        path,
-    )
+    """Write an encoder file atomically, as safetensors if the name ends so."""
+    values = {
+        "nnssl_format": FORMAT,
+        TENSORS: content.network_weights,
+        "nnssl_adaptation_plan": content.nnssl_adaptation_plan,
+        "provenance": content.provenance,
+        "citations": content.citations,
+        "digests": digests_of(content.network_weights),
+    }
+    if Path(path).suffix == ".safetensors":
+        safetensors_files.save(values, TENSORS, path)
+    else:
+        torch_files.save(values, path)
 
 
 def read_encoder(path: Path | str) -> EncoderFile:
-    """Read an encoder file.
+    """Read an encoder file, a torch or a safetensors one.
 
     Raises:
         NnsslError: missing, damaged, of a newer format, or not an encoder file.
     """
-    content = torch_files.load(path)
-    missing = [k for k in ("network_weights", "nnssl_adaptation_plan", "provenance") if k not in content]
+    return encoder_of(load_content(path), str(path))
+
+
+def encoder_of(content: Mapping[str, Any], where: str) -> EncoderFile:
+    """The encoder file in a file's content; errors as `read_encoder`."""
+    missing = [k for k in (TENSORS, "nnssl_adaptation_plan", "provenance") if k not in content]
     if missing:
-        raise NnsslError(f"{path} is not an encoder file ({', '.join(missing)} missing): give the run's encoder.pth")
+        raise NnsslError(f"{where} is not an encoder file ({', '.join(missing)} missing): give the run's encoder.pth")
     if content.get("nnssl_format", 0) > FORMAT:
         raise NnsslError(
-            f"{path} has format {content['nnssl_format']}, this version reads up to {FORMAT}: update nnssl"
+            f"{where} has format {content['nnssl_format']}, this version reads up to {FORMAT}: update nnssl"
         )
-    weights = content["network_weights"]
-    check_aliases(weights, str(path))
+    weights = content[TENSORS]
+    check_aliases(weights, where)
     return EncoderFile(
         weights, content["nnssl_adaptation_plan"], content["provenance"], list(content.get("citations", []))
     )
@@ -131,13 +174,15 @@ def _adaptation_plan(
 ) -> dict[str, Any]:
     """The block that nnU-Net's development branch reads to adapt the encoder to a target."""
     architecture = configuration["architecture"]
-    residual = any(k.startswith("encoder.stem.") for k in weights)
-    if residual:
-        stem, projections = "encoder.stem", ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"]
-    else:
-        stem = "encoder.stages.0"
-        projections = ["encoder.stages.0.0.convs.0.all_modules.0", "encoder.stages.0.0.convs.0.conv"]
-    keep = ("spacing", "patch_size", "normalization_schemes", "use_mask_for_norm", "batch_size")
+    stages, stem, projections = "encoder.stages", "encoder.stem", ["encoder.stem.convs.0"]
+    if not any(k.startswith("encoder.stem.") for k in weights):
+        stem, projections = "encoder.stages.0", ["encoder.stages.0.0.convs.0"]
+    if f"{projections[0]}.conv.weight" in weights:
+        projections = [f"{projections[0]}.{name}" for name in ("conv", "all_modules.0")]
+    else:  # another network than nnU-Net's U-Nets: its first convolution is the first one there is
+        first = next(k for k, v in weights.items() if k.startswith("encoder.") and v.ndim > 3)
+        stages, stem, projections = "encoder", "encoder", [first.removesuffix(".weight")]
+    keep = ("patch_size", "normalization_schemes", "use_mask_for_norm", "batch_size")
     plan = {
         "architecture_plans": {
             "arch_class_name": architecture["network_class_name"],
@@ -149,11 +194,14 @@ def _adaptation_plan(
             "plans_name": plans["plans_name"],
             "transpose_forward": plans["transpose_forward"],
             "foreground_intensity_properties_per_channel": plans["foreground_intensity_properties_per_channel"],
-            "configurations": {name: {k: configuration[k] for k in keep if k in configuration}},
+            "configurations": {
+                name: {k: configuration[k] for k in keep if k in configuration}
+                | {"spacing": list(crop_spacing(configuration))}
+            },
         },
         "pretrain_num_input_channels": channels,
         "recommended_downstream_patchsize": list(configuration["patch_size"]),
-        "key_to_encoder": "encoder.stages",
+        "key_to_encoder": stages,
         "key_to_stem": stem,
         "keys_to_in_proj": projections,
         "key_to_lpe": None,

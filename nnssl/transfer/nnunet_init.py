@@ -1,4 +1,4 @@
-"""From an encoder file to the file that nnU-Net's own `-pretrained_weights` takes.
+"""From pretrained weights to the file that nnU-Net's own `-pretrained_weights` takes.
 
 nnU-Net insists on every key of the target but `.seg_layers.`, with equal shapes: `encoder.*`, `decoder.*` and the
 decoder's reference to the encoder, `decoder.encoder.*`. Segmentation layers are left out, so one file serves any labels.
@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import distributed as dist
@@ -21,116 +21,119 @@ from torch import nn
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 from nnssl.networks import build_unet
-from nnssl.transfer.encoder_file import EncoderFile
-from nnssl.transfer.report import LoadReport, part_of
+from nnssl.transfer.adapt import adapt_network
+from nnssl.transfer.adapt.channels import ChannelMap, match_names
+from nnssl.transfer.adapt.same import same_network
+from nnssl.transfer.compare import check_kind, image_remarks, is_unet, network_remarks
+from nnssl.transfer.report import LoadReport
+from nnssl.transfer.source import Weights
+from nnssl.transfer.target import Target
 
 Decoder = Literal["fresh", "pretrained"]
 
 
 def complete_network(
-    source: EncoderFile, architecture: Mapping[str, Any], channels: int, decoder: Decoder, seed: int
+    source: Weights,
+    target: Target,
+    decoder: Decoder,
+    seed: int,
+    *,
+    channel_map: ChannelMap | None = None,
+    min_coverage: float = 1.0,
 ) -> tuple[dict[str, torch.Tensor], LoadReport]:
-    """All weights of a target network but its segmentation layers, the encoder taken from the file.
+    """All weights of a target network but its segmentation layers, as much as possible taken from the file.
 
     Args:
-        source: pretrained encoder.
-        architecture: the target plans' `architecture` block.
-        channels: the target's image channels.
+        source: pretrained weights.
+        target: network and images they are for.
         decoder: take the decoder from the file, or initialise it as nnU-Net does.
         seed: for what is initialised.
+        channel_map: see `nnssl.transfer.adapt.channels`; None = by channel names where they decide, else by number.
+        min_coverage: share of the target's encoder that must come from the file, in [0, 1].
 
     Raises:
-        NnsslError: the target's encoder differs from the file's in topology or channels; or a pretrained decoder is
-            asked for and the file has none.
+        NnsslError: the target's encoder is of another kind or width, or less than `min_coverage` of it would be
+            pretrained; or a pretrained decoder is asked for and the file has none.
     """
-    check_topology(source, architecture, channels)
+    check_kind(source, target.architecture)
     if decoder == "pretrained" and not source.has_decoder:
         raise NnsslError("the file holds no pretrained decoder: use --decoder fresh")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build_unet(architecture, channels, out_channels=2)
-    state = {k: v for k, v in network.state_dict().items() if ".seg_layers." not in k}
-    report, used = LoadReport(), set()
-    for key, fresh in state.items():
-        origin = key.replace("decoder.encoder.", "encoder.")
-        wanted = origin.startswith("encoder.") or decoder == "pretrained"
-        found = source.network_weights.get(origin) if wanted else None
-        if found is not None and found.shape == fresh.shape:
-            state[key] = found
-            used.add(origin)
-        if origin == key and ".all_modules." not in key:  # count a shared tensor once
-            (report.loaded if origin in used else report.new)[part_of(key)] += fresh.numel()
-    for key, value in source.network_weights.items():
-        if key not in used and ".all_modules." not in key:
-            report.unused[part_of(key)] += value.numel()
-    if report.encoder_coverage < 1:
+        network = build_unet(target.architecture, target.channels, out_channels=2)
+    if channel_map is None:
+        channel_map = _map_by_names(source, target)
+    fresh = {k: v for k, v in network.state_dict().items() if ".seg_layers." not in k}
+    if is_unet(target.architecture):
+        state, report = adapt_network(
+            source.tensors,
+            fresh,
+            source_stages=source.stages,
+            target_stages=len(network.encoder.stages),  # type: ignore[union-attr, arg-type]
+            decoder=decoder == "pretrained",
+            channel_map=channel_map,
+        )
+    else:
+        state, report = same_network(source.tensors, fresh, decoder=decoder == "pretrained")
+    report.remarks += source.notes
+    report.remarks += network_remarks(source, target.architecture) + image_remarks(source.pretraining, target.images)
+    if report.encoder_coverage < min_coverage:
         raise NnsslError(
-            f"only {100 * report.encoder_coverage:.1f} % of the target's encoder would be pretrained:\n"
+            f"only {100 * report.encoder_coverage:.1f} % of the target's encoder would be pretrained, "
+            f"{100 * min_coverage:g} % are asked for (nnssl_export --min-coverage says how much is enough):\n"
             + "\n".join(report.lines())
         )
     return state, report
 
 
-def check_topology(source: EncoderFile, architecture: Mapping[str, Any], channels: int) -> None:
-    """Refuse a target whose encoder is another one, and name what differs."""
-    ours, theirs = source.architecture["arch_kwargs"], architecture["arch_kwargs"]
-    differences = []
-    names = source.architecture["arch_class_name"], architecture["network_class_name"]
-    if names[0].rsplit(".", 1)[-1] != names[1].rsplit(".", 1)[-1]:
-        differences.append(f"network: file {names[0].rsplit('.', 1)[-1]}, target {names[1].rsplit('.', 1)[-1]}")
-    relevant = (
-        "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_blocks_per_stage", "n_conv_per_stage",
-        "conv_bias", "norm_op",
-    )  # fmt: skip
-    for key in relevant:
-        a, b = _listed(ours.get(key)), _listed(theirs.get(key))
-        if a != b:
-            differences.append(f"{key}: file {a}, target {b}")
-    in_file = source.nnssl_adaptation_plan["pretrain_num_input_channels"]
-    if in_file != channels:
-        differences.append(f"input channels: file {in_file}, target {channels}")
-    if differences:
-        raise NnsslError(
-            "the pretrained encoder does not fit the target's plans (" + "; ".join(differences) + "). "
-            "Plan the pool with --like TARGET --like-plans PLANS and pretrain on those plans"
-        )
+def _map_by_names(source: Weights, target: Target) -> list[int | None] | None:
+    """A mapping by channel names, where it says something that the order of the channels does not."""
+    mapping = match_names(source.pretraining.channel_names, target.images.channel_names)
+    return None if mapping == list(range(source.channels)) or not mapping else mapping
 
 
 def write_nnunet_init(
-    source: EncoderFile,
+    source: Weights,
     path: Path | str,
     *,
-    architecture: Mapping[str, Any],
-    channels: int,
+    target: Target,
     decoder: Decoder,
     seed: int,
+    channel_map: ChannelMap | None = None,
+    min_coverage: float = 1.0,
 ) -> LoadReport:
     """Write the weights file for `nnUNetv2_train -pretrained_weights` and check it with nnU-Net's own loader."""
-    state, report = complete_network(source, architecture, channels, decoder, seed)
+    state, report = complete_network(source, target, decoder, seed, channel_map=channel_map, min_coverage=min_coverage)
     content = {"network_weights": state, "nnssl_load_report": report.as_dict(), "nnssl_decoder": decoder}
     with atomic_path(path) as temporary:  # the file appears under its name only after it has passed
         torch.save(content, temporary)
-        _verify_apart(temporary, source, architecture, channels)
+        _verify_apart(temporary, state, target)
     return report
 
 
-def _verify_apart(path: Path, source: EncoderFile, architecture: Mapping[str, Any], channels: int) -> None:
+def _verify_apart(path: Path, state: Mapping[str, torch.Tensor], target: Target) -> None:
     """Verify; in a distributed run in a process of its own, because there nnU-Net's loader wants a GPU per rank."""
     if not (dist.is_available() and dist.is_initialized()):
-        verify_nnunet_init(path, source, architecture, channels)
+        verify_nnunet_init(path, state, target)
         return
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool.submit(_verify_only, path, source, architecture, channels).result()
+        pool.submit(_verify_only, path, dict(state), target).result()
 
 
-def _verify_only(path: Path, source: EncoderFile, architecture: Mapping[str, Any], channels: int) -> None:
-    verify_nnunet_init(path, source, architecture, channels)
+def _verify_only(path: Path, state: Mapping[str, torch.Tensor], target: Target) -> None:
+    verify_nnunet_init(path, state, target)
 
 
 def verify_nnunet_init(
-    path: Path | str, source: EncoderFile, architecture: Mapping[str, Any], channels: int, classes: int = 3
+    path: Path | str, state: Mapping[str, torch.Tensor], target: Target, classes: int = 3
 ) -> nn.Module:
-    """Trial load by nnU-Net's loader into a freshly built network; every encoder tensor must then be the file's.
+    """Trial load by nnU-Net's loader into a freshly built network; every tensor must then be what was meant.
+
+    Args:
+        path: the weights file.
+        state: what it is meant to hold, under all names.
+        target: the network.
+        classes: segmentation channels of the trial network; the file does not depend on them.
 
     Returns:
         The loaded network.
@@ -138,18 +141,14 @@ def verify_nnunet_init(
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
     with torch.random.fork_rng(devices=[]):
-        network = build_unet(architecture, channels, classes, deep_supervision=True)
+        network = build_unet(target.architecture, target.channels, classes, deep_supervision=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             load_pretrained_weights(network, str(path), verbose=False)
     except AssertionError as error:
         raise NnsslError(f"{path}: nnU-Net's loader refuses the file: {' '.join(str(error).split())[:300]}") from error
-    encoder = network.encoder.state_dict()  # type: ignore[union-attr]
-    wrong = [k for k, v in encoder.items() if not torch.equal(v, source.network_weights[f"encoder.{k}"])]
+    loaded = network.state_dict()
+    wrong = [k for k, v in state.items() if not torch.equal(v, loaded[k])]
     if wrong:
-        raise NnsslError(f"{path}: after nnU-Net loaded it, {len(wrong)} encoder tensors differ, first {wrong[0]}")
+        raise NnsslError(f"{path}: after nnU-Net loaded it, {len(wrong)} tensors differ, first {wrong[0]}")
     return network
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(v) for v in value] if isinstance(value, (list, tuple)) else value

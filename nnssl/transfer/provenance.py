@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nnssl.transfer.target import usual_orientation
+
 PACKAGES = ("nnssl", "nnunetv2", "torch", "numpy", "dynamic-network-architectures", "batchgeneratorsv2", "blosc2")
 
 
@@ -31,34 +33,42 @@ def provenance(
     fold: str | int,
     fingerprint: Mapping[str, Any] | None,
     digests: Sequence[str],
-    cases: int,
+    datasets: Mapping[str, int],
     init: Mapping[str, Any] | None = None,
+    channel_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The provenance block of an encoder file.
 
     Args:
         method, config, steps: what was trained, how, and for how many optimiser steps.
         plans, configuration, fold: on which plans.
-        fingerprint: of the dataset; its per-case block is left out.
+        fingerprint: of the run's own dataset; its per-case block is left out.
         digests: voxel digests of the training cases, for the leakage check.
-        cases: number of training cases.
+        datasets: name -> number of training cases, the run's own dataset first.
         init: of the encoder that the run started from, its `sha256` and its `provenance`. Its cases count as seen, so that
             the leakage check reaches back through every stage.
+        channel_names: what the image channels show.
     """
+    orientation = usual_orientation(fingerprint)
     ancestors = set(init["provenance"].get("case_digests", [])) if init else set()
-    # both "nnssl" blocks name cases: the fingerprint's its digests, the plans' the cases to fine-tune on
-    fingerprint, plans = ({k: v for k, v in (d or {}).items() if k != "nnssl"} for d in (fingerprint, plans))
+    # our own entries name cases: the fingerprint's its digests, the plans' those to fine-tune on and those left out
+    fingerprint, plans = (
+        {k: v for k, v in (d or {}).items() if not k.startswith("nnssl")} for d in (fingerprint, plans)
+    )
     return {
         "method": method,
         "config": dict(config),
         "seed": config.get("seed"),
         "steps": steps,
-        "dataset_names": [plans["dataset_name"]],
-        "cases": cases,
+        "dataset_names": list(datasets),
+        "cases": sum(datasets.values()),
+        "cases_by_dataset": dict(datasets),
         "case_digests": sorted({*digests, *ancestors}),
         "init": {k: init[k] for k in ("sha256", "provenance")} if init else None,
         "configuration": configuration,
         "fold": fold,
+        "channel_names": [str(name) for name in channel_names],
+        "orientation": orientation,
         "plans": plans,
         "fingerprint": fingerprint,
         "versions": package_versions(),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from nnssl.errors import MissingError, NnsslError
 from nnssl.files import atomic_path
+from nnssl.transfer.torch_scan import scan_torch_file
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_KINDS = ("bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
+_NUMPY: list[Any] = [
+    np.dtype, *(type(np.dtype(k)) for k in _KINDS),
+    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
+]  # fmt: skip
+"""NumPy numbers, which nnU-Net's checkpoints hold in their log, under the names of NumPy 1 and 2."""
 
 
 def save(content: dict[str, Any], path: Path | str) -> None:
@@ -19,25 +28,27 @@ def save(content: dict[str, Any], path: Path | str) -> None:
 
 
 def load(path: Path | str) -> dict[str, Any]:
-    """Read a torch file to the CPU with `weights_only=True`.
+    """Read a torch file to the CPU with `weights_only=True`, after its declared sizes have been checked.
 
     Raises:
-        NnsslError: missing, damaged, not a torch file, or holding more than tensors and plain values.
+        NnsslError: missing, damaged, not a torch file, declaring more than it holds, or holding more than tensors, plain
+            values and NumPy numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"{path} does not exist")
+    foreign = scan_torch_file(path).foreign
+    if foreign:
+        raise NnsslError(
+            f"{path} holds more than tensors and plain values ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}), and loading it could run code: refused. Ask its maker for the bare "
+            "weights, torch.save(model.state_dict(), FILE)"
+        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise NnsslError(
-                f"{path} holds more than tensors and plain values, and loading it could run code: refused. "
-                "Only files written by nnssl or plain state dicts can be read"
-            ) from error
-        raise NnsslError(f"{path} is damaged or not a torch file") from error
+        with torch.serialization.safe_globals(_NUMPY):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on a foreign file torch's reader stumbles wherever its bytes lead it
         raise NnsslError(f"{path} is damaged or not a torch file ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(content, dict):
-        raise NnsslError(f"{path} does not hold a dictionary of weights")
+        raise NnsslError(f"{path} does not hold a dictionary of weights but a {type(content).__name__}")
     return content

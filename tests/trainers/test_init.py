@@ -80,9 +80,14 @@ def test_a_continued_run_keeps_its_ancestor_without_the_file(first: Path, result
 
 
 def test_a_file_that_does_not_fit_is_refused(first: Path, results: Path, capsys: pytest.CaptureFixture) -> None:
-    start = ("pretrain", "902", "2d", "-m", "denoising", *QUICK)
-    assert run_command(*start, "--init", str(first)) == 2
-    assert "does not fit" in capsys.readouterr().err
+    start = ("pretrain", "902", "3d_fullres", "-m", "denoising", *QUICK)
+    other = torch.load(first, weights_only=True)
+    for name in ("encoder.stages.1.blocks.0.conv1.conv", "encoder.stages.1.blocks.0.conv1.all_modules.0"):
+        weight = other["network_weights"][f"{name}.weight"]
+        other["network_weights"][f"{name}.weight"] = torch.cat([weight, weight])  # twice as wide
+    torch.save(other, first.with_name("wide.pth"))
+    assert run_command(*start, "--init", str(first.with_name("wide.pth"))) == 2
+    assert "another width" in capsys.readouterr().err
     assert run_command(*start, "--init", str(first.with_name("nowhere.pth"))) == 2
     assert "does not exist" in capsys.readouterr().err
     assert not list(results.glob("*/nnsslTrainer_Denoising*")), "nothing is left behind"

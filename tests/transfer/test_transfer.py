@@ -13,13 +13,17 @@ from nnssl.methods.masked_region import MaskedRegion
 from nnssl.networks import build_unet
 from nnssl.transfer import (
     EncoderFile,
+    Pretraining,
+    Target,
     complete_network,
     pack_encoder,
     read_encoder,
     verify_nnunet_init,
+    weights_of,
     write_encoder,
     write_nnunet_init,
 )
+from nnssl.transfer.compare import image_remarks
 from nnssl.transfer.provenance import provenance
 from nnssl.views import Geometry
 
@@ -49,12 +53,12 @@ def trained(unet_3d: dict, with_decoder: bool = True) -> EncoderFile:
             method="masked_region",
             config={"seed": 1},
             steps=10,
-            plans={**PLANS, "nnssl": {"train_cases": ["secret_name"]}},
+            plans={**PLANS, "nnssl": {"train_cases": ["secret_name"]}, "nnssl_left_out": {"secret_name": "no HU"}},
             configuration="3d_fullres",
             fold="all",
             fingerprint={"spacings": [[1.0, 1.0, 1.0]], "nnssl": {"cases": {"secret_name": "digest"}}},
             digests=["b", "a"],
-            cases=2,
+            datasets={"Dataset902_Pool": 2},
         ),
         citations=["somebody 2025"],
     )
@@ -89,10 +93,10 @@ def test_no_case_names_leave(unet_3d: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize("decoder", ["fresh", "pretrained"])
 def test_nnunets_own_loader_takes_the_file(unet_3d: dict, tmp_path: Path, classes: int, decoder: str) -> None:
     encoder = trained(unet_3d)
-    report = write_nnunet_init(
-        encoder, tmp_path / "init.pth", architecture=unet_3d, channels=1, decoder=decoder, seed=0
-    )
-    network = verify_nnunet_init(tmp_path / "init.pth", encoder, unet_3d, 1, classes)
+    target = Target(unet_3d, 1)
+    report = write_nnunet_init(weights_of(encoder), tmp_path / "init.pth", target=target, decoder=decoder, seed=0)
+    written = torch.load(tmp_path / "init.pth", weights_only=True)["network_weights"]
+    network = verify_nnunet_init(tmp_path / "init.pth", written, target, classes)
     state = network.state_dict()
     for key, value in encoder.network_weights.items():
         if key.startswith("encoder.") or decoder == "pretrained":
@@ -108,8 +112,10 @@ def test_nnunets_own_loader_takes_the_file(unet_3d: dict, tmp_path: Path, classe
 
 def test_the_loaded_encoder_computes_the_same(unet_3d: dict, tmp_path: Path) -> None:
     encoder = trained(unet_3d)
-    write_nnunet_init(encoder, tmp_path / "i.pth", architecture=unet_3d, channels=1, decoder="fresh", seed=0)
-    network = verify_nnunet_init(tmp_path / "i.pth", encoder, unet_3d, 1)
+    target = Target(unet_3d, 1)
+    write_nnunet_init(weights_of(encoder), tmp_path / "i.pth", target=target, decoder="fresh", seed=0)
+    written = torch.load(tmp_path / "i.pth", weights_only=True)["network_weights"]
+    network = verify_nnunet_init(tmp_path / "i.pth", written, target)
     again = build_unet(unet_3d, 1, 1)
     again.encoder.load_state_dict(
         {k.removeprefix("encoder."): v for k, v in encoder.network_weights.items() if k.startswith("encoder.")}
@@ -120,9 +126,9 @@ def test_the_loaded_encoder_computes_the_same(unet_3d: dict, tmp_path: Path) -> 
 
 
 def test_seed_decides_the_fresh_decoder(unet_3d: dict) -> None:
-    encoder = trained(unet_3d)
+    encoder = weights_of(trained(unet_3d))
     key = "decoder.stages.0.convs.0.conv.weight"
-    first, second, other = (complete_network(encoder, unet_3d, 1, "fresh", s)[0][key] for s in (0, 0, 1))
+    first, second, other = (complete_network(encoder, Target(unet_3d, 1), "fresh", s)[0][key] for s in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
@@ -130,25 +136,62 @@ def test_seed_decides_the_fresh_decoder(unet_3d: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"features_per_stage": [8, 16, 32]}, "features_per_stage"),
-        ({"strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}, "strides"),
-        ({"kernel_sizes": [[3, 3, 3]] * 3}, "kernel_sizes"),
-        ({"n_blocks_per_stage": [1, 2, 1]}, "n_blocks_per_stage"),
+        ({"features_per_stage": [8, 16, 32]}, "another width"),
+        ({"n_blocks_per_stage": [1, 2, 1]}, "of the target's encoder would be pretrained"),
     ],
 )
-def test_wrong_topology_is_a_clear_error(unet_3d: dict, tmp_path: Path, change: dict, said: str) -> None:
-    encoder = trained(unet_3d)
+def test_what_cannot_be_carried_over_is_a_clear_error(unet_3d: dict, tmp_path: Path, change: dict, said: str) -> None:
+    encoder = weights_of(trained(unet_3d))
     unet_3d["arch_kwargs"] |= change
     with pytest.raises(NnsslError, match=said):
-        write_nnunet_init(encoder, tmp_path / "i.pth", architecture=unet_3d, channels=1, decoder="fresh", seed=0)
+        write_nnunet_init(encoder, tmp_path / "i.pth", target=Target(unet_3d, 1), decoder="fresh", seed=0)
     assert not list(tmp_path.iterdir()), "a refused file must not appear"
 
 
-def test_other_channels_and_missing_decoder_are_clear(unet_3d: dict) -> None:
-    with pytest.raises(NnsslError, match="input channels"):
-        complete_network(trained(unet_3d), unet_3d, 2, "fresh", 0)
+def test_a_plain_and_a_residual_encoder_are_not_mixed_up(unet_3d: dict) -> None:
+    encoder = weights_of(trained(unet_3d))
+    unet_3d["network_class_name"] = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+    unet_3d["arch_kwargs"]["n_conv_per_stage"] = unet_3d["arch_kwargs"].pop("n_blocks_per_stage")
+    with pytest.raises(NnsslError, match="residual encoder, the target's plans want a PlainConvUNet"):
+        complete_network(encoder, Target(unet_3d, 1), "fresh", 0)
+
+
+def test_other_strides_are_loaded_with_a_remark(unet_3d: dict) -> None:
+    encoder = weights_of(trained(unet_3d))
+    unet_3d["arch_kwargs"]["strides"] = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    _, report = complete_network(encoder, Target(unet_3d, 1), "fresh", 0)
+    assert report.encoder_coverage == 1
+    assert any("strides differ" in remark for remark in report.remarks)
+    assert any("strides differ" in line for line in report.lines())
+
+
+def test_less_may_be_enough_when_asked_for(unet_3d: dict) -> None:
+    encoder = weights_of(trained(unet_3d))
+    unet_3d["arch_kwargs"]["n_blocks_per_stage"] = [1, 2, 1]
+    _, report = complete_network(encoder, Target(unet_3d, 1), "fresh", 0, min_coverage=0.3)
+    assert 0.3 < report.encoder_coverage < 1
+
+
+def test_differences_of_the_images_are_named(unet_3d: dict) -> None:
+    ct = {"0": {"percentile_00_5": -160.0, "percentile_99_5": 240.0, "mean": 40.0, "std": 60.0}}
+    target = Pretraining((4.0, 1.0, 1.0), (8, 16, 16), ("CTNormalization",), ("CT",), ct, "RAS")
+    source = Pretraining((1.0, 1.0, 1.0), (8, 16, 16), ("ZScoreNormalization",), ("MRI",), {}, "LPS")
+    text = " ".join(image_remarks(source, target))
+    for words in (
+        "4.0 times",
+        "ZScoreNormalization in pretraining",
+        "LPS in pretraining, RAS",
+        "MRI in pretraining, CT",
+    ):
+        assert words in text
+    assert image_remarks(target, target) == []
+    other = {"0": {**ct["0"], "percentile_99_5": 1000.0}}
+    assert "[-160, 1000]" in image_remarks(Pretraining(**{**target.__dict__, "intensity": other}), target)[0]
+
+
+def test_a_missing_decoder_is_clear(unet_3d: dict) -> None:
     with pytest.raises(NnsslError, match="no pretrained decoder"):
-        complete_network(trained(unet_3d, with_decoder=False), unet_3d, 1, "pretrained", 0)
+        complete_network(weights_of(trained(unet_3d, with_decoder=False)), Target(unet_3d, 1), "pretrained", 0)
 
 
 def test_untied_copies_are_refused(unet_3d: dict, tmp_path: Path) -> None:

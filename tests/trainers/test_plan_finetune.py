@@ -1,0 +1,157 @@
+"""Weights named in the plans: found, fitted and reported by the trainers themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from nnssl.trainers.finetune_groups import frozen_part, layered_groups
+from nnssl.trainers.finetune_init import seen_in_pretraining
+from nnssl.trainers.finetune_plan import draw_cases
+
+from nnssl.errors import NnsslError
+from nnssl.networks import build_unet
+from nnssl.transfer import pack_encoder, write_encoder
+from tests.conftest import run_command
+from tests.trainers.test_finetuning import nnunet
+
+TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+SHORT = ("--epochs", "1", "--iterations", "2", "--val-iterations", "1")
+
+
+@pytest.fixture
+def target(pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the planned target; returns its preprocessed folder."""
+    preprocessed = tmp_path / "preprocessed"
+    shutil.copytree(pretraining / "preprocessed" / "Dataset901_Target", preprocessed / "Dataset901_Target")
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
+    return preprocessed / "Dataset901_Target"
+
+
+@pytest.fixture
+def encoder(target: Path, tmp_path: Path) -> Path:
+    """An encoder file for the target's plans, one residual block short in the last stage and without a decoder."""
+    plans = json.loads((target / "nnsslPlans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    shorter = json.loads(json.dumps(configuration["architecture"]))
+    shorter["arch_kwargs"]["n_blocks_per_stage"][-1] = 1
+    unet = build_unet(shorter, 1, 2)
+    for parameter in unet.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    content = pack_encoder(
+        unet.encoder,
+        None,
+        plans=plans,
+        configuration_name="3d_fullres",
+        configuration={**configuration, "architecture": shorter},
+        channels=1,
+        provenance={"case_digests": list(_digests(target).values())[:2]},
+        citations=[],
+    )
+    write_encoder(content, tmp_path / "encoder.pth")
+    return tmp_path / "encoder.pth"
+
+
+def _digests(target: Path) -> dict[str, str]:
+    return json.loads((target / "dataset_fingerprint.json").read_text())["nnssl"]["cases"]
+
+
+def plan(*arguments: str) -> int:
+    return run_command("plan_finetune", "-d", "901", *arguments)
+
+
+def test_what_would_not_load_is_refused_before_anything_is_written(
+    target: Path, encoder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert plan("--init", str(encoder), "-o", "few") == 2
+    assert "% of the target's encoder would be pretrained" in capsys.readouterr().err
+    assert plan("--init", str(encoder.with_name("none.pth")), "-o", "few") == 2
+    assert plan("--init", str(encoder), "-o", "few", "--min-coverage", "0.5", "--layer-decay", "1.5") == 2
+    assert "layer_decay" in capsys.readouterr().err
+    assert plan("-o", "few") == 2
+    assert plan("--init", str(encoder), "-o", "few", "--schedule", "scratch") == 2
+    assert plan("--init", str(encoder), "-o", "nnsslPlans", "--min-coverage", "0.5") == 2
+    assert "another name" in capsys.readouterr().err
+    assert not (target / "few.json").exists()
+
+
+@pytest.mark.slow
+def test_one_command_is_left_and_the_log_says_what_was_loaded(
+    target: Path, encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    options = ("--min-coverage", "0.5", "--train-cases", "2", "--freeze-stages", "1", "--layer-decay", "0.5")
+    assert plan("--init", str(encoder), "-o", "few", *SHORT, *options) == 0
+    said = capfd.readouterr().out
+    assert "-p few -tr nnUNetTrainer_SSLWarmup" in said
+    done = nnunet(TRAIN, "901", "3d_fullres", "0", "-p", "few", "-tr", "nnUNetTrainer_SSLWarmup", "-device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "encoder covered" in done.stdout
+    assert "WARNING: no pretrained" not in done.stdout
+    model = tmp_path / "results" / "Dataset901_Target" / "nnUNetTrainer_SSLWarmup__few__3d_fullres" / "fold_0"
+    trained = torch.load(model / "checkpoint_final.pth", map_location="cpu", weights_only=False)["network_weights"]
+    file = torch.load(encoder, weights_only=True)["network_weights"]
+    frozen = "encoder.stages.0.blocks.0.conv1.conv.weight"
+    assert torch.equal(trained[frozen], file[frozen]), "a frozen stage stays as it was loaded"
+    assert torch.equal(trained["encoder.stem.convs.0.conv.weight"], file["encoder.stem.convs.0.conv.weight"])
+    learned = "encoder.stages.1.blocks.0.conv1.conv.weight"
+    assert not torch.equal(trained[learned], file[learned])
+    assert torch.allclose(trained[learned], file[learned], atol=0.05), "it started from the file"
+
+    # weights twice over is an error, and the control from scratch takes none
+    init = tmp_path / "init.pth"
+    assert run_command(
+        "export", str(encoder), "-d", "901", "-p", "few", "-c", "3d_fullres", "-o", str(init), "--min-coverage", "0.5"
+    ) == 0  # fmt: skip
+    again = ("901", "3d_fullres", "0", "-p", "few", "-device", "cpu")
+    done = nnunet(TRAIN, *again, "-tr", "nnUNetTrainer_SSLWarmup", "-pretrained_weights", str(init))
+    assert done.returncode != 0
+    assert "take one of them out" in done.stderr
+    done = nnunet(TRAIN, *again, "-tr", "nnUNetTrainer_SSLScratch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "leaves encoder.pth of the plans' block alone" in done.stdout
+    assert "encoder: 0 of" in done.stdout
+
+
+def test_draws_are_nested_differ_by_seed_and_keep_patients_together(target: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw" / "Dataset901_Target"
+    raw.mkdir(parents=True)
+    names = sorted(_digests(target))
+    rows = "\n".join(f"{n},p{i // 2}" for i, n in enumerate(names))
+    (raw / "subjects.csv").write_text(f"case,subject\n{rows}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+        draws = [draw_cases("Dataset901_Target", "all", n, 3) for n in (2, 4, 6)]
+        assert draws[0] == draws[1][:2]
+        assert draws[1] == draws[2][:4]
+        assert {names.index(c) // 2 for c in draws[0]} == {names.index(draws[0][0]) // 2}, "two frames of one patient"
+        assert len({tuple(draw_cases("Dataset901_Target", "all", 2, s)) for s in range(8)}) > 1
+        with pytest.raises(NnsslError, match="has 6 training cases"):
+            draw_cases("Dataset901_Target", "all", 7, 0)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_deeper_stages_learn_faster_and_every_parameter_stands_in_one_group(unet_3d: dict, residual: bool) -> None:
+    if not residual:
+        unet_3d["network_class_name"] = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+        unet_3d["arch_kwargs"]["n_conv_per_stage"] = unet_3d["arch_kwargs"].pop("n_blocks_per_stage")
+    unet = build_unet(unet_3d, 1, 2)
+    groups = layered_groups(unet, 0.5, 1e-4)
+    assert [g["lr_scale"] for g in groups] == [1.0, 0.5, 0.25, 0.125]
+    listed = [id(p) for g in groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in unet.parameters())
+    first = next(unet.encoder.parameters())
+    assert any(first is p for p in groups[-1]["params"]), "the input's convolution learns slowest"
+    frozen, modules = frozen_part(unet, 1)
+    assert any(first is p for p in frozen)
+    assert len(modules) == (2 if residual else 1)
+    assert len(layered_groups(unet, 1, 0)) == 1
+
+
+def test_cases_that_pretraining_saw_are_found_by_their_voxels() -> None:
+    fingerprint = {"nnssl": {"cases": {"a": "1", "b": "2", "c": "3"}}}
+    assert seen_in_pretraining({"case_digests": ["2", "9"]}, fingerprint, ["a", "b"]) == ["b"]
+    assert seen_in_pretraining({}, fingerprint, ["a"]) == []
+    assert seen_in_pretraining({"case_digests": ["2"]}, None, ["b"]) == []
