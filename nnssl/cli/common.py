@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Callable
 
 from nnssl import __version__
 from nnssl.errors import USER_ERROR, NnsslError
+
+PIPE_CLOSED = 141
+"""Exit code, as of a process that SIGPIPE ended."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -49,6 +53,9 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on leaving
+        sys.exit(PIPE_CLOSED)
     sys.exit(code or 0)
 
 
