@@ -15,14 +15,14 @@ from nnssl.data.loader import rank_share
 from nnssl.data.pool import Pool, cases_by_dataset
 from nnssl.data.spacing import crop_spacing
 from nnssl.data.subjects import scans_of_subjects
-from nnssl.errors import MissingError, NnsslError
+from nnssl.errors import NnsslError
 from nnssl.losses import Ranks
 from nnssl.methods import CropBatch, Method, get_method
 from nnssl.networks import build_unet
 from nnssl.transfer import Target, complete_network
 from nnssl.transfer.nnunet_init import Decoder
 from nnssl.transfer.provenance import package_versions
-from nnssl.transfer.reading import read_weights
+from nnssl.transfer.reading import find_source, read_weights
 from nnssl.views import Geometry
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any]
     Raises:
         NnsslError: no such file, none that nnssl reads, or it cannot be fitted to the plans' network.
     """
-    if not path.is_file():
-        raise MissingError(f"--init {path} does not exist: give the encoder.pth of another run")
-    source = read_weights(path)
+    file = find_source(str(path))
+    source = read_weights(str(path))
     decoder: Decoder = "pretrained" if source.has_decoder else "fresh"
     state, report = complete_network(source, Target(architecture, channels), decoder, seed)
     missing, unexpected = unet.load_state_dict(state, strict=False)
@@ -80,7 +79,7 @@ def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any]
         raise NnsslError(f"--init {path}: keys do not fit the plans' network: {[*unexpected, *missing][:3]}")
     origin = source.provenance or {"method": source.kind, "steps": 0, "dataset_names": []}  # foreign files have none
     parent = {k: v for k, v in origin.items() if k not in ("plans", "fingerprint")}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     record = {"sha256": digest, "provenance": parent, "citations": list(source.citations)}
     return Ancestor(record, tuple(report.lines()))
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from nnssl.trainers import schedule
 from nnssl.trainers.finetune_groups import frozen_part, layered_groups
-from nnssl.trainers.finetune_init import load_into, seen_in_pretraining
+from nnssl.trainers.finetune_init import brings_decoder, load_into, seen_in_pretraining
 from nnssl.trainers.finetune_settings import settings_from_plans
 from nnssl.trainers.optimisers import make_optimizer, set_lr
 from nnssl.trainers.pools import fingerprint_of
@@ -22,7 +22,7 @@ from torch._dynamo import OptimizedModule
 
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
-from nnssl.transfer import target_of
+from nnssl.transfer import LoadReport, target_of
 
 ADAMW_LR = 1e-3
 """Peak rate of every trainer under AdamW unless the plans say otherwise; nnU-Net's 1e-2 is SGD's."""
@@ -56,6 +56,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
                 setattr(self, name, getattr(self.settings, name))
         self._iteration = 0
         self._initial: dict[str, torch.Tensor] | None = None
+        self.load_report: LoadReport | None = None
 
     def initialize(self) -> None:
         """As nnU-Net; remembers a sample of the fresh weights, to tell later whether any were replaced."""
@@ -65,7 +66,10 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """One optimiser over all parameters for all stages, so that momentum outlives a stage."""
         name = self.settings.optimizer or "sgd"
-        groups = layered_groups(self._unet(), self.settings.layer_decay or 1.0, self.weight_decay)
+        asked = self.settings
+        new_lr = asked.new_layers_lr or 1.0
+        new_decoder = new_lr != 1 and asked.init is not None and not brings_decoder(asked)
+        groups = layered_groups(self._unet(), asked.layer_decay or 1.0, self.weight_decay, new_lr, new_decoder)
         optimizer = make_optimizer(name, groups, self.initial_lr)
         optimizer.register_step_pre_hook(self._drop_frozen_gradients)
         return optimizer, _EpochSchedule(self)
@@ -164,6 +168,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         target = target_of(plans, configuration, self.dataset_json, fingerprint)
         report, provenance = load_into(self._unet(), self.settings, target)
         self.print_to_log_file(f"pretrained weights from {init}:", *(f"\n{line}" for line in report.lines()))
+        self.load_report = report
         seen = seen_in_pretraining(provenance, fingerprint, super().do_split()[1])
         if seen:
             self.print_to_log_file(

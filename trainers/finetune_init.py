@@ -12,6 +12,7 @@ from torch import nn
 from nnssl.errors import NnsslError
 from nnssl.transfer import LoadReport, Target, complete_network
 from nnssl.transfer.adapt import parse_channel_map
+from nnssl.transfer.adapt.rescale import rescale_kernels
 from nnssl.transfer.nnunet_init import Decoder
 from nnssl.transfer.reading import read_weights
 
@@ -43,7 +44,17 @@ def adapted(
         channel_map=parse_channel_map(settings.channel_map) if settings.channel_map else None,
         min_coverage=1.0 if settings.min_coverage is None else settings.min_coverage,
     )
+    if settings.rescale:
+        state, kernels = rescale_kernels(state)
+        report.remarks.append(f"{kernels} kernels before norms were brought to the size of fresh ones (rescale)")
     return state, report, weights.provenance
+
+
+def brings_decoder(settings: FinetuneSettings) -> bool:
+    """Whether the weights that the plans' block names will fill the decoder."""
+    if settings.init is None or settings.decoder is not None:
+        return settings.decoder == "pretrained"
+    return read_weights(settings.init).has_decoder
 
 
 def load_into(unet: nn.Module, settings: FinetuneSettings, target: Target) -> tuple[LoadReport, Mapping[str, Any]]:

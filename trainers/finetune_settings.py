@@ -17,6 +17,9 @@ class FinetuneSettings(BaseModel):
         num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, optimizer: as their names say.
         warmup_epochs: ramp of the whole network, in epochs.
         layer_decay: factor on the learning rate from each encoder stage to the one before it; 1 = none.
+        new_layers_lr: factor on the learning rate of what `init` does not cover (segmentation layers, a fresh decoder).
+        rescale: bring the kernels of `init` that stand before a norm to the size of fresh ones; see
+            `nnssl.transfer.adapt.rescale`.
         freeze_stages: how many stages of the encoder, from the input, never learn; the stem goes with the first.
         init: file of pretrained weights that the trainer loads and fits by itself.
         decoder: take the decoder from that file too; None = if it has one.
@@ -35,6 +38,8 @@ class FinetuneSettings(BaseModel):
     optimizer: Literal["sgd", "adamw"] | None = None
     warmup_epochs: float | None = Field(None, ge=0)
     layer_decay: float | None = Field(None, gt=0, le=1)
+    new_layers_lr: float | None = Field(None, gt=0)
+    rescale: bool | None = None
     freeze_stages: int | None = Field(None, ge=0)
     init: str | None = None
     decoder: Literal["pretrained", "fresh"] | None = None

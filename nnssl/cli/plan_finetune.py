@@ -40,6 +40,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--warmup", type=float, metavar="EPOCHS", help="length of the ramp; default: 5 %% of the epochs")
     p.add_argument("--layer-decay", type=positive_float, metavar="X", help="factor on the rate from stage to stage")
     p.add_argument(
+        "--new-layers-lr", type=positive_float, metavar="X", help="factor on the rate of what is not pretrained"
+    )
+    p.add_argument("--rescale", action="store_true", help="bring pretrained kernels to the size of fresh ones")
+    p.add_argument(
         "--freeze-stages", type=natural, metavar="N", help="encoder stages, from the input, that never learn"
     )
     p.add_argument("--train-cases", type=positive_int, metavar="N", help="train on so many cases only")
@@ -73,6 +77,8 @@ def main_with(a: argparse.Namespace) -> None:
         "optimizer": a.optimizer,
         "warmup_epochs": a.warmup,
         "layer_decay": a.layer_decay,
+        "new_layers_lr": a.new_layers_lr,
+        "rescale": a.rescale or None,
         "freeze_stages": a.freeze_stages,
         "seed": a.seed,
         "train_cases": draw_cases(dataset, a.f, a.train_cases, a.seed) if a.train_cases else None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnssl.errors import NnsslError
+from nnssl.transfer.readers.backbone import is_backbone_file
 from nnssl.transfer.source import Pretraining, Weights
 
 SPACING_APART = 1.5
@@ -20,9 +21,20 @@ def check_kind(source: Weights, architecture: Mapping[str, Any]) -> None:
     """
     target = str(architecture["network_class_name"]).rsplit(".", 1)[-1]
     residual = "Residual" in target
+    if "eva.blocks.0.norm1.weight" in source.tensors:
+        raise NnsslError(
+            f"the file holds a Primus, the target's plans want a {target}. nnU-Net's trainers put a Primus in its place: "
+            "nnssl_export --network primus_s (or _b, _m, _l)"
+        )
     if not is_unet(architecture):
         _check_same(source, architecture, target)
         return
+    if is_backbone_file(source):
+        raise NnsslError(
+            f"the file holds the weights of a 2D image backbone (or of a 2D network under other names: --key-prefix), the "
+            f"target's plans want a {target}: plan the target with nnssl_plan_and_preprocess --encoder NAME, with timm's "
+            "name of that backbone"
+        )
     if source.architecture is not None and not is_unet(source.architecture):
         theirs = str(source.architecture["network_class_name"]).rsplit(".", 1)[-1]
         raise NnsslError(f"the file holds a {theirs}, the target's plans want a {target}: nothing can be carried over")
@@ -42,6 +54,8 @@ def is_unet(architecture: Mapping[str, Any]) -> bool:
 
 def _check_same(source: Weights, architecture: Mapping[str, Any], target: str) -> None:
     """Another network than nnU-Net's U-Nets takes weights of the very same one only."""
+    if is_backbone_file(source) and "backbone" in architecture["arch_kwargs"]:
+        return
     ours = source.architecture
     if ours is None or ours["network_class_name"] != architecture["network_class_name"]:
         what = "a network that the file does not describe" if ours is None else str(ours["network_class_name"])
@@ -59,6 +73,8 @@ def _kind(source: Weights) -> str:
 
 def network_remarks(source: Weights, architecture: Mapping[str, Any]) -> list[str]:
     """Sentences about differences of the networks that no tensor shows."""
+    if is_backbone_file(source):
+        return []  # the names have shown that it is the target's backbone
     if source.architecture is None:
         return ["the file does not describe its network: strides and norms could not be compared"]
     ours, theirs = source.architecture["arch_kwargs"], architecture["arch_kwargs"]

@@ -22,9 +22,11 @@ from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 from nnssl.networks import build_unet
 from nnssl.transfer.adapt import adapt_network
+from nnssl.transfer.adapt.backbone import PREFIX, encoder_names
 from nnssl.transfer.adapt.channels import ChannelMap, match_names
 from nnssl.transfer.adapt.same import same_network
 from nnssl.transfer.compare import check_kind, image_remarks, is_unet, network_remarks
+from nnssl.transfer.readers.backbone import is_backbone_file
 from nnssl.transfer.report import LoadReport
 from nnssl.transfer.source import Weights
 from nnssl.transfer.target import Target
@@ -74,7 +76,7 @@ def complete_network(
             channel_map=channel_map,
         )
     else:
-        state, report = same_network(source.tensors, fresh, decoder=decoder == "pretrained")
+        state, report = _of_same_network(source, fresh, network, target, decoder, channel_map)
     report.remarks += source.notes
     report.remarks += network_remarks(source, target.architecture) + image_remarks(source.pretraining, target.images)
     if report.encoder_coverage < min_coverage:
@@ -83,6 +85,32 @@ def complete_network(
             f"{100 * min_coverage:g} % are asked for (nnssl_export --min-coverage says how much is enough):\n"
             + "\n".join(report.lines())
         )
+    return state, report
+
+
+def _of_same_network(
+    source: Weights,
+    fresh: Mapping[str, torch.Tensor],
+    network: nn.Module,
+    target: Target,
+    decoder: Decoder,
+    channel_map: ChannelMap | None,
+) -> tuple[dict[str, torch.Tensor], LoadReport]:
+    """For networks other than nnU-Net's U-Nets: the file's own, or a U-Net on the backbone that the file holds."""
+    tensors, notes = source.tensors, list[str]()
+    if is_backbone_file(source):
+        name = str(target.architecture["arch_kwargs"].get("backbone"))
+        tensors, notes = encoder_names(tensors, fresh, name, source.kind)
+    stages = network.encoder.stage_of_parameters()  # type: ignore[union-attr, operator]
+    state, report = same_network(
+        tensors,
+        fresh,
+        decoder=decoder == "pretrained",
+        channels=(source.channels, target.channels),
+        channel_map=channel_map,
+        stage_of={f"{PREFIX}{key}": number for key, number in stages.items()},
+    )
+    report.remarks += notes
     return state, report
 
 

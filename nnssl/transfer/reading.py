@@ -10,7 +10,7 @@ import torch
 
 from nnssl.errors import MissingError, NnsslError
 from nnssl.transfer.loading import load_content
-from nnssl.transfer.readers import hub, nnunet, openmind, ours, plain
+from nnssl.transfer.readers import backbone, hub, nnunet, openmind, ours, plain
 from nnssl.transfer.source import Weights
 
 
@@ -22,6 +22,8 @@ def find_source(source: str | Path) -> Path:
     """
     if Path(source).exists():
         return Path(source)
+    if isinstance(source, str) and source.startswith(backbone.SCHEME):
+        return hub.fetch(backbone.hub_name(source))
     # what begins with a folder that is here is a mistyped path: it must not be sent to the hub
     if isinstance(source, str) and hub.is_hub_name(source) and not Path(source.split("/")[0]).exists():
         return hub.fetch(source)
@@ -31,11 +33,11 @@ def find_source(source: str | Path) -> Path:
 def read_weights(source: str | Path, key_prefix: str | None = None) -> Weights:
     """Pretrained weights from a file or a Hugging Face repository, whatever wrote them.
 
-    Reads files of nnssl, of MIC-DKFZ/nnssl (OpenMind), checkpoints of nnU-Net, and plain state dicts; torch and
-    safetensors files.
+    Reads files of nnssl, of MIC-DKFZ/nnssl (OpenMind), checkpoints of nnU-Net, plain state dicts, and those of 2D image
+    backbones; torch and safetensors files.
 
     Args:
-        source: a path, `owner/repository`, or `owner/repository:file`.
+        source: a path, `owner/repository`, `owner/repository:file`, or `timm:NAME`.
         key_prefix: `OLD[=NEW][,OLD=NEW...]` for names of foreign state dicts, for example `backbone.=encoder.`.
 
     Raises:
@@ -57,8 +59,12 @@ def interpret(content: Mapping[str, Any], where: str, key_prefix: str | None = N
             if key_prefix:
                 raise NnsslError(f"--key-prefix is for plain state dicts: {where} says itself what its names mean")
             return _finite(reader.read(content, where), where)
-    reader = nnunet if nnunet.recognises(content) else plain
-    return _finite(reader.read(content, where, key_prefix), where)
+    if nnunet.recognises(content):
+        return _finite(nnunet.read(content, where, key_prefix), where)
+    tensors = plain.state_dict(content, where)
+    if backbone.recognises(tensors):
+        return _finite(backbone.read(tensors, where, key_prefix), where)
+    return _finite(plain.read(content, where, key_prefix), where)
 
 
 def _finite(weights: Weights, where: str) -> Weights:

@@ -155,3 +155,16 @@ def test_cases_that_pretraining_saw_are_found_by_their_voxels() -> None:
     assert seen_in_pretraining({"case_digests": ["2", "9"]}, fingerprint, ["a", "b"]) == ["b"]
     assert seen_in_pretraining({}, fingerprint, ["a"]) == []
     assert seen_in_pretraining({"case_digests": ["2"]}, None, ["b"]) == []
+
+
+@pytest.mark.parametrize("new_decoder", [False, True])
+def test_what_is_not_pretrained_has_a_rate_of_its_own(unet_3d: dict, new_decoder: bool) -> None:
+    unet = build_unet(unet_3d, 1, 3)
+    groups = layered_groups(unet, 1, 0, new_lr=5.0, new_decoder=new_decoder)
+    assert [g["lr_scale"] for g in groups] == [1, 5]
+    fast = {id(p) for p in groups[1]["params"]}
+    expected = {
+        id(p) for n, p in unet.named_parameters() if n.startswith("decoder.") and (new_decoder or ".seg_layers." in n)
+    }
+    assert fast == expected
+    assert sum(len(g["params"]) for g in groups) == len(list(unet.parameters()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,21 @@ def test_the_users_environment_is_honoured(model: dict, tmp_path: Path) -> None:
     environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "MIC-DKFZ/nnssl (ResidualEncoderUNet)" in done.stdout, done.stderr
+
+
+def test_no_network_is_said_at_once(tmp_path: Path) -> None:
+    """The hub's own library tries again and again for half a minute."""
+    with socket.socket() as free:  # a port where nobody listens, once it is closed
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = (
+        "import time\nfrom nnssl.transfer.reading import read_weights\nimport huggingface_hub\nbegan = time.monotonic()\n"
+        "try:\n    read_weights('some-one/some-thing')\nexcept Exception as e:\n    print(time.monotonic() - began, e)"
+    )
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    seconds, _, said = done.stdout.partition(" ")
+    assert float(seconds) < 6
+    assert "some-one/some-thing is no file here" in said
+    assert "cannot be fetched" in said

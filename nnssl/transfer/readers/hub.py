@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from nnssl.errors import MissingError, NnsslError
 
 ENDINGS = (".pth", ".pt", ".safetensors")
 USUAL = "fold_all/checkpoint_final.pth"
+CONNECT_SECONDS = 5.0
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:[:/](?P<file>[\w./-]+))?")
 
 
@@ -55,6 +59,7 @@ def _fetch_file(hub: ModuleType, repository: str, file: str) -> Path:
     except (hub.errors.LocalEntryNotFoundError, hub.errors.EntryNotFoundError):
         pass  # not in the cache: next, the network
     try:
+        _check_network(hub)
         return Path(hub.hf_hub_download(repository, file))
     except Exception as error:  # the hub's, the HTTP library's and the system's errors alike mean: not to be had
         raise _unreachable(hub, f"{repository}/{file}", error) from error
@@ -70,9 +75,23 @@ def _cached_files(hub: ModuleType, repository: str) -> list[str]:
 
 def _online_files(hub: ModuleType, repository: str) -> list[str]:
     try:
+        _check_network(hub)
         return list(hub.HfApi().list_repo_files(repository))
     except Exception as error:  # as above
         raise _unreachable(hub, repository, error) from error
+
+
+def _check_network(hub: ModuleType) -> None:
+    """Try once whether the hub can be reached; huggingface_hub itself tries for half a minute.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if hub.constants.HF_HUB_OFFLINE or getproxies():  # then it is not for us to say
+        return
+    address = urlsplit(hub.constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    socket.create_connection((address.hostname or "", port), CONNECT_SECONDS).close()
 
 
 def _choose(files: Iterable[str], repository: str) -> str | None:
