@@ -26,7 +26,7 @@ from nnssl.transfer.provenance import provenance
 if TYPE_CHECKING:
     from nnssl.trainers.pretraining import nnsslTrainer
 
-ENCODER, NNUNET_INIT = "encoder.pth", "nnunet_init.pth"
+ENCODER, NNUNET_INIT, SNAPSHOTS = "encoder.pth", "nnunet_init.pth", "snapshots"
 
 
 def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
@@ -78,6 +78,16 @@ def write_files(trainer: nnsslTrainer, folder: Path) -> tuple[LoadReport, Decode
         weights_of(encoder), folder / NNUNET_INIT, target=target, decoder=decoder, seed=trainer.run.seed
     )
     return report, decoder
+
+
+def write_snapshot(trainer: nnsslTrainer) -> None:
+    """Write the encoder as it stands, where the run asks for one at this step; draws nothing random, changes nothing."""
+    step = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
+    if step not in trainer.run.snapshots or trainer.local_rank != 0:
+        return
+    path = Path(trainer.output_folder) / SNAPSHOTS / f"encoder_step_{step:06d}.pth"
+    if not path.is_file():  # a run that goes on from an earlier checkpoint comes past here once more
+        write_encoder(encoder_of(trainer), path)
 
 
 def export_run(trainer: nnsslTrainer) -> list[str]:

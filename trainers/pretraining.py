@@ -20,7 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers import checkpoint as checkpoints
 from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_reading, crop_batch, describe_run
 from nnssl.trainers.empty_crops import empty_advice, empty_share, intensity_scales
-from nnssl.trainers.export import export_rehearsal, export_run
+from nnssl.trainers.export import export_rehearsal, export_run, write_snapshot
 from nnssl.trainers.monitor import Monitor
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
 from nnssl.trainers.pools import read_run_pools, write_thinning
@@ -145,6 +145,7 @@ class nnsslTrainer(nnUNetTrainer):
         monitor = Monitor(Path(self.output_folder), total, done, self.run.batch_size or 1, self.local_rank == 0)
         batches = self._loader(self.train_pool, TRAINING, range(done, total), self._workers())
         self._last_save = time.monotonic()
+        write_snapshot(self)
         with StopRequest() as stop:
             try:
                 while self.state.epoch < self.num_epochs:
@@ -163,6 +164,7 @@ class nnsslTrainer(nnUNetTrainer):
             waited = time.perf_counter() - asked
             self._step(batch)
             monitor.step(waited)
+            write_snapshot(self)
             if self._stop_agreed(stop):
                 self._leave(stop)
 

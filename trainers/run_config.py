@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnssl.data.weights import Balance
 from nnssl.errors import MissingError, NnsslError, did_you_mean
@@ -51,6 +51,21 @@ class RunConfig(BaseModel):
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
     )
+
+    snapshots: list[int] = Field(default_factory=list, description="steps after which the encoder is also written")
+
+    @field_validator("snapshots", mode="before")
+    @classmethod
+    def _steps(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _within(self) -> RunConfig:
+        total = self.epochs * self.iterations
+        for step in self.snapshots:
+            if not 0 <= step <= total:
+                raise ValueError(f"snapshot at step {step}: the run has steps 0 to {total}")
+        return self
 
     @field_validator("with_datasets", mode="before")
     @classmethod
@@ -173,4 +188,4 @@ def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
         key = ".".join(str(p) for p in first["loc"] if isinstance(p, str))
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        raise NnsslError(f"{key}={first['input']!r}: {message}") from None
+        raise NnsslError(f"{key}={first['input']!r}: {message}" if key else message) from None

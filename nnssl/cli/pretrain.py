@@ -64,6 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")
     p.add_argument("--c", dest="resume", action="store_true", help="continue the run from its last checkpoint")
     p.add_argument("--overwrite", action="store_true", help="throw away an existing run of the same name")
+    p.add_argument(
+        "--snapshots", type=natural, nargs="+", metavar="STEP", help="also write the encoder after these steps"
+    )
     p.add_argument("--dry-run", action="store_true", help="show what would run, measure a few steps, write nothing")
     p.add_argument(
         "--preview", type=Path, metavar="FILE", help="with --dry-run: a picture (PNG) of what the network will see"
@@ -72,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main_with(a: argparse.Namespace) -> int:
-    flags = {k: getattr(a, k) for k in ("epochs", "iterations", "batch_size", "lr", "seed", "init", "with_datasets")}
+    named = ("epochs", "iterations", "batch_size", "lr", "seed", "init", "with_datasets", "snapshots")
+    flags = {k: getattr(a, k) for k in named}
     request = Request(
         dataset=a.dataset,
         configuration=a.configuration,

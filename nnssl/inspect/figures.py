@@ -33,7 +33,7 @@ def distribution(
         marks: values to compare with.
         logarithmic: bins of equal ratio, for positive values over several orders.
     """
-    figure, axis = _panel()
+    figure, axis = panel()
     data = np.asarray(values, dtype=float)
     low, high = float(data.min()), float(data.max())
     if logarithmic and low > 0 and high > 30 * low:
@@ -49,11 +49,11 @@ def distribution(
     for (name, value), style in zip((marks or {}).items(), ("-", "--", ":", "-.")):
         axis.axvline(value, color=ORANGE, linestyle=style, linewidth=1.8, label=name)
     if marks:
-        _legend(figure, axis)
+        legend(figure, axis)
     axis.set_xlabel(label)
     axis.set_ylabel("cases")
     axis.yaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def intensity_fan(intensity: Sequence[Mapping[str, float]], channel: str, unit: str) -> str:
@@ -68,7 +68,7 @@ def intensity_fan(intensity: Sequence[Mapping[str, float]], channel: str, unit: 
     ordered = [every[i] for i in picked]
     x = picked + 1 if len(ordered) > 1 else np.array([0.6, 1.4])
     rows = {k: [i[k] for i in ordered] * (1 if len(ordered) > 1 else 2) for k in _FAN}
-    figure, axis = _panel(width=4.6)
+    figure, axis = panel(width=4.6)
     axis.fill_between(x, rows["min"], rows["max"], color=BLUE, alpha=0.25, linewidth=0, label="least to most")
     axis.fill_between(
         x, rows["percentile_00_5"], rows["percentile_99_5"], color=BLUE, alpha=0.6, linewidth=0, label="0.5 to 99.5 %"
@@ -80,8 +80,8 @@ def intensity_fan(intensity: Sequence[Mapping[str, float]], channel: str, unit: 
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylabel(f"intensity ({unit})")
     axis.set_title(f"{channel} inside the body", fontsize=9, color=INK)
-    _legend(figure, axis)
-    return _svg(figure)
+    legend(figure, axis)
+    return svg_of(figure)
 
 
 def mixed_scales(values: Sequence[float]) -> bool:
@@ -96,27 +96,28 @@ def ct_histogram(histogram: Mapping[str, Any], clip: tuple[float, float] | None)
     low, step = float(histogram["low"]), float(histogram["step"])
     share = 100 * counts / max(counts.sum(), 1.0)
     left = low + step * np.arange(len(share))
-    figure, axis = _panel(width=4.6)
+    figure, axis = panel(width=4.6)
     axis.bar(left, share, width=step, align="edge", color=BLUE, linewidth=0)
     if clip is not None:
         axis.axvspan(clip[0], clip[1], color=GREEN, alpha=0.15, linewidth=0, label="kept by the plans")
         for bound in clip:
             axis.axvline(bound, color=ORANGE, linewidth=1.8, linestyle="--")
         axis.plot([], [], color=ORANGE, linestyle="--", label=f"clipped at {clip[0]:.0f} and {clip[1]:.0f} HU")
-        _legend(figure, axis)
+        legend(figure, axis)
     used = np.flatnonzero(share > 0)
     if used.size:
         bounds = [left[used[0]], left[used[-1]] + step, *(clip or ())]
         axis.set_xlim(min(bounds) - 2 * step, max(bounds) + 2 * step)
     axis.set_xlabel("intensity inside the body (HU); the end bins hold all beyond them")
     axis.set_ylabel("share of voxels (%)")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 _FAN = ("min", "percentile_00_5", "median", "percentile_99_5", "max")
 
 
-def _panel(width: float = 3.1) -> tuple[Any, Any]:
+def panel(width: float = 3.1, height: float = 2.3) -> tuple[Any, Any]:
+    """A figure (inches) in the page's style, and its axes."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -126,19 +127,19 @@ def _panel(width: float = 3.1) -> tuple[Any, Any]:
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
     )
     with plt.rc_context({**style, "font.size": 9}):
-        figure, axis = plt.subplots(figsize=(width, 2.3), layout="constrained")
+        figure, axis = plt.subplots(figsize=(width, height), layout="constrained")
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis
 
 
-def _legend(figure: Any, axis: Any) -> None:
+def legend(figure: Any, axis: Any) -> None:
     """A legend above the axes, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
     columns = 1 if max(len(label) for label in labels) > 16 else 3
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, framealpha=0, labelcolor=INK)
 
 
-def _svg(figure: Any) -> str:
+def svg_of(figure: Any) -> str:
     """A figure as an SVG element: transparent, text as text, ids that no other figure of the page has."""
     import matplotlib.pyplot as plt
 
@@ -149,8 +150,8 @@ def _svg(figure: Any) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    _svg.count += 1  # type: ignore[attr-defined]
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{_svg.count}-", text)  # type: ignore[attr-defined]
+    svg_of.count += 1  # type: ignore[attr-defined]
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{svg_of.count}-", text)  # type: ignore[attr-defined]
 
 
-_svg.count = 0  # type: ignore[attr-defined]
+svg_of.count = 0  # type: ignore[attr-defined]

@@ -94,6 +94,7 @@ def render(facts: Facts, cards: Sequence[Card], views: Views) -> str:
     template = environment.from_string(files("nnssl.inspect").joinpath(TEMPLATE).read_text(encoding="utf-8"))
     outliers = summary.outlier_lines(facts)
     return template.render(
+        style=style(),
         facts=facts,
         version=__version__,
         headline=summary.headline(facts),
@@ -112,6 +113,11 @@ def render(facts: Facts, cards: Sequence[Card], views: Views) -> str:
         axes=_axes(facts.plan),
         views=views,
     )
+
+
+def style() -> Any:
+    """The style sheet of nnssl's pages."""
+    return _markup(files("nnssl.inspect").joinpath("page.css").read_text(encoding="utf-8"))
 
 
 def _distributions(facts: Facts) -> list[Any]:

@@ -58,7 +58,7 @@ def _check_same(source: Weights, architecture: Mapping[str, Any], target: str) -
         return
     ours = source.architecture
     if ours is None or ours["network_class_name"] != architecture["network_class_name"]:
-        what = "a network that the file does not describe" if ours is None else str(ours["network_class_name"])
+        what = "a network that it does not describe" if ours is None else str(ours["network_class_name"])
         raise NnsslError(
             f"the target's network is a {target}, the file holds {what.rsplit('.', 1)[-1]}: nothing can be carried over"
         )

@@ -101,6 +101,7 @@ def test_grey_images_give_what_grey_rgb_gave(tmp_path: Path, channels: int) -> N
         lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
         lambda s: {f"sparse_encoder.sp_cnn.{k}": v for k, v in s.items()} | {"dense_decoder.c.weight": torch.ones(4, 4, 3)},
         lambda s: {"model": {f"backbone.net.{k}": v for k, v in s.items()}},
+        lambda s: {"module": {f"sparse_encoder.sp_cnn.{k}": v for k, v in s.items()}, "optimizer": {}},
         lambda s: {f"module.encoder_q.{k}": v for k, v in s.items()} | {"module.queue": torch.ones(3, 5)},
     ],
 )  # fmt: skip

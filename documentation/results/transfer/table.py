@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 LIKE = "planned with --like FILE"
@@ -17,6 +18,11 @@ def said(row: dict[str, str]) -> str:
     return f"{row['outcome']}{share}{exact}"
 
 
+def general(detail: str) -> str:
+    """A reason without the numbers of one cell."""
+    return re.sub(r"^.*?: the file's tensor has \S+ values, the target's \S+?\. ", "", detail)
+
+
 def main() -> None:
     rows = list(csv.DictReader((Path(__file__).parent / "matrix.csv").open()))
     columns = list(dict.fromkeys(r["target"] for r in rows))
@@ -27,8 +33,8 @@ def main() -> None:
     for source in dict.fromkeys(r["source"] for r in rows):
         print(f"| {source} | " + " | ".join(cells.get((source, c), "") for c in columns) + " |")
     print("\nReasons of refusals:\n")
-    for reason in sorted({(r["source"], r["detail"]) for r in rows if r["outcome"] == "refused"}):
-        print(f"- {reason[0]}: {reason[1]}")
+    for reason in sorted({general(r["detail"]) for r in rows if r["outcome"] == "refused"}):
+        print(f"- {reason}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,18 @@ from nnssl.transfer.names import Tensors, dense_tensors, first_names, only_unet,
 from nnssl.transfer.readers import primus
 from nnssl.transfer.source import Pretraining, Weights
 
-HOLDERS = (TENSORS, "state_dict", "model_state_dict", "model", "network", "net", "teacher", "student", "encoder")
+HOLDERS = (
+    TENSORS,
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "network",
+    "net",
+    "teacher",
+    "student",
+    "encoder",
+)
 _STAGE = re.compile(r"^(?P<prefix>.*?)(?P<encoder>encoder\.)?stages\.0\.(blocks\.0\.conv1|0\.convs\.0)\.")
 
 

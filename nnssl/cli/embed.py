@@ -1,0 +1,64 @@
+"""`nnssl_embed`: features of a frozen encoder for every case or slice."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from nnssl.cli.common import natural, parser, run
+from nnssl.errors import NnsslError
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Write pooled features of a frozen encoder for every preprocessed case, or slice, of a dataset.
+
+  nnssl_embed -d 27 -c 2d --init RUN/encoder.pth -o features.npz
+  nnssl_embed -d 27 -c 2d --init random -o random.npz        the same network untrained, to compare with"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = parser("nnssl_embed", DESCRIPTION)
+    p.add_argument("-d", required=True, metavar="ID", help="dataset, planned and preprocessed; labels are not needed")
+    p.add_argument("-p", default="nnsslPlans", metavar="PLANS", help="its plans")
+    p.add_argument("-c", required=True, metavar="CONFIG", help="configuration")
+    p.add_argument(
+        "--init", required=True, metavar="FILE|random", help="any file of weights that nnssl reads, or random"
+    )
+    p.add_argument("--per", choices=["case", "slice"], default="case", help="a row per case, or per slice (2D)")
+    p.add_argument("--levels", default="deepest", metavar="L", help="encoder stages: deepest, all, or numbers as 2,3")
+    p.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
+    p.add_argument("--seed", type=natural, default=0, help="of a random encoder")
+    p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
+    p.add_argument("-o", required=True, type=Path, metavar="FILE", help="file to write: .npz or .parquet")
+    return p
+
+
+def main_with(a: argparse.Namespace) -> None:
+    from nnssl.data.folders import resolve_dataset
+    from nnssl.evaluate.embedding import embed, write_embedding
+    from nnssl.evaluate.features import case_reader, make_extractor
+    from nnssl.trainers.launch import pick_device
+
+    if a.o.suffix not in (".npz", ".parquet"):
+        raise NnsslError(f"-o {a.o}: the ending says the format, .npz or .parquet")
+    dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
+    cases, read = case_reader(dataset, a.p, a.c)
+    options = {"levels": a.levels, "pooling": a.pooling, "seed": a.seed, "device": pick_device(a.device, 1)}
+    extractor = make_extractor(a.init, dataset, a.p, a.c, **options)
+    if extractor.report is not None:
+        for line in extractor.report.lines():
+            log.info("%s", line)
+    about = {"dataset": dataset, "plans": a.p, "configuration": a.c, "levels": list(extractor.levels),
+             "pooling": a.pooling, "encoder": extractor.origin}  # fmt: skip
+    found = embed(extractor, cases, read, a.per, about)
+    write_embedding(found, a.o)
+    log.info("%s: %d rows of %d features, %d cases", a.o, *found.features.shape, len(cases))
+
+
+def main() -> None:
+    run(main_with, build_parser().parse_args())
+
+
+if __name__ == "__main__":
+    main()

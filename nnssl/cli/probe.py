@@ -1,0 +1,104 @@
+"""`nnssl_probe`: what can be read from a frozen encoder's features?"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from nnssl.cli.common import natural, parser, positive_int, run
+from nnssl.errors import NnsslError
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Linear probes of frozen encoders for any column of a table, beside random encoders and a shuffled target.
+
+  nnssl_probe -d 27 -c 2d --init spark=RUN/encoder.pth --labels cases.csv --target group --target lv_ml -o PROBE
+
+Splits are by patient. A target of numbers is a regression if it has many values; --target age:classes says otherwise."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    p = parser("nnssl_probe", DESCRIPTION)
+    p.add_argument("-d", required=True, metavar="ID", help="dataset, planned and preprocessed")
+    p.add_argument("-p", default="nnsslPlans", metavar="PLANS", help="its plans")
+    p.add_argument("-c", required=True, metavar="CONFIG", help="configuration")
+    p.add_argument("--init", nargs="+", default=[], metavar="NAME=FILE", help="encoders, each with a name")
+    p.add_argument(
+        "--labels", required=True, type=Path, metavar="FILE.csv", help="table with a column case (or patient)"
+    )
+    p.add_argument("--target", action="append", required=True, metavar="COLUMN", help="what to read; repeatable")
+    p.add_argument("--group", metavar="COLUMN", help="patient; default: what the dataset knows of its subjects")
+    p.add_argument("--per-group", metavar="COLUMN", help="also score the values of this column separately")
+    p.add_argument("--levels", default="deepest", metavar="L", help="encoder stages: deepest, all, or numbers as 2,3")
+    p.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
+    p.add_argument("--random", type=positive_int, default=3, metavar="N", help="random encoders to compare with")
+    p.add_argument("--permutations", type=natural, default=100, metavar="N", help="shuffles of the target")
+    p.add_argument("--seed", type=natural, default=0, help="of folds, shuffles and random encoders")
+    p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
+    p.add_argument("-o", required=True, type=Path, metavar="DIR", help="folder to write")
+    return p
+
+
+def main_with(a: argparse.Namespace) -> None:
+    from nnssl.data.folders import nnunet_folder, resolve_dataset
+    from nnssl.data.subjects import read_subjects
+    from nnssl.evaluate.features import RANDOM, case_reader
+    from nnssl.evaluate.labels import read_table, read_target
+    from nnssl.evaluate.probe.run import picture, probe_target, write_findings
+
+    dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
+    cases, read = case_reader(dataset, a.p, a.c)
+    subjects = read_subjects(nnunet_folder("nnUNet_raw") / dataset, cases)
+    targets = [read_target(a.labels, t, cases, subjects, a.group) for t in a.target]
+    apart = _column(read_table(a.labels), a.per_group, a.labels) if a.per_group else {}
+    sources = dict(_named(text) for text in a.init) or {"random 0": RANDOM}
+    encoders = {name: _features(a, dataset, cases, read, source, a.seed) for name, source in sources.items()}
+    random = [_features(a, dataset, cases, read, RANDOM, a.seed + 1000 + i) for i in range(a.random)]
+    findings = []
+    for target in targets:
+        log.info(
+            "%s: %s, %d cases of %d patients", target.name, target.kind, len(target.cases), len(set(target.groups))
+        )
+        findings += probe_target(target, encoders, random, permutations=a.permutations, seed=a.seed, apart=apart)
+        for name, features in encoders.items():
+            picture(target, features, a.o / f"pca_{target.name}_{name}.png".replace(" ", "_"), f"{name}: {target.name}")
+    about = {"dataset": dataset, "plans": a.p, "configuration": a.c, "levels": a.levels, "pooling": a.pooling}
+    for line in write_findings(findings, a.o, about):
+        log.info("%s", line)
+
+
+def _features(a: argparse.Namespace, dataset: str, cases: Any, read: Any, source: str, seed: int) -> dict[str, Any]:
+    """Case -> features; of a 2D encoder the mean over slices."""
+    from nnssl.evaluate.embedding import embed
+    from nnssl.evaluate.features import make_extractor
+    from nnssl.trainers.launch import pick_device
+
+    options = {"levels": a.levels, "pooling": a.pooling, "seed": seed, "device": pick_device(a.device, 1)}
+    found = embed(make_extractor(source, dataset, a.p, a.c, **options), cases, read, "case", {})
+    return dict(zip(found.cases, found.features))
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise NnsslError(f"--init {text}: write it as NAME=FILE")
+    return name, file
+
+
+def _column(rows: list[dict[str, str]], column: str, path: Path) -> dict[str, str]:
+    from nnssl.evaluate.labels import CASE_COLUMNS
+
+    key = next((c for c in CASE_COLUMNS if c in rows[0]), None)
+    if key is None or column not in rows[0]:
+        raise NnsslError(f"--per-group {column}: {path} needs a column 'case' and that column")
+    return {row[key]: row[column] for row in rows}
+
+
+def main() -> None:
+    run(main_with, build_parser().parse_args())
+
+
+if __name__ == "__main__":
+    main()

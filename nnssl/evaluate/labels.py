@@ -1,0 +1,154 @@
+"""Tables of what is known of cases or patients: one CSV file, one column per target."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnssl.errors import MissingError, NnsslError, did_you_mean
+
+Kind = Literal["classes", "regression"]
+MOST_CLASSES = 10
+"""A column of numbers with more different values than these is taken for a quantity."""
+CASE_COLUMNS = ("case", "name", "id")
+UNKNOWN = ("", "na", "nan", "none", "null", "unknown", "?")
+
+
+@dataclass(frozen=True)
+class TargetColumn:
+    """A target of the cases that have one.
+
+    Attributes:
+        name: of the column.
+        kind: classes or a quantity.
+        cases: names, those with a value.
+        values: texts for classes, floats for a quantity.
+        groups: of each case; cases of one group stay on one side of every split.
+        left_out: cases without a value.
+    """
+
+    name: str
+    kind: Kind
+    cases: tuple[str, ...]
+    values: np.ndarray
+    groups: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; commas or semicolons.
+
+    Raises:
+        NnsslError: missing, empty, or no table.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NnsslError(f"{path} is not a CSV file in UTF-8") from error
+    first = text.partition("\n")[0]
+    rows = list(csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ","))
+    if not rows:
+        raise NnsslError(f"{path} holds no rows below its header")
+    return [{str(k).strip(): str(v or "").strip() for k, v in row.items() if k is not None} for row in rows]
+
+
+def read_target(
+    path: Path, target: str, cases: Sequence[str], subjects: Mapping[str, str], group: str | None = None
+) -> TargetColumn:
+    """A target column for a dataset's cases.
+
+    Args:
+        path: CSV file with a column `case` (or `name`, `id`), or with the group column alone when rows are patients.
+        target: column name; `name:regression` or `name:classes` says what it is.
+        cases: names in the dataset.
+        subjects: case -> patient, where known.
+        group: column with the patient; default: `subjects`, else every case by itself.
+
+    Raises:
+        NnsslError: no such column, no case in common, a case twice with different values, or nothing to learn.
+    """
+    rows = read_table(path)
+    name, _, said = target.partition(":")
+    if said not in ("", "regression", "classes"):
+        raise NnsslError(f"--target {target}: after the colon stands regression or classes")
+    columns = list(rows[0])
+    for wanted in (name, *([group] if group else [])):
+        if wanted not in columns:
+            raise NnsslError(
+                f"{path} has no column '{wanted}'.{did_you_mean(wanted, columns)} It has: {', '.join(columns)}"
+            )
+    by_case = _by_case(path, rows, name, cases, subjects, group)
+    known = {case: value for case, (value, _) in by_case.items() if value.casefold() not in UNKNOWN}
+    if len(known) < 4:
+        raise NnsslError(f"{path}: only {len(known)} of {len(cases)} cases have a value of '{name}'")
+    kind = _kind(list(known.values()), said, name)
+    chosen = tuple(case for case in cases if case in known)
+    texts = [known[c] for c in chosen]
+    values = np.array([_number(t, name) for t in texts]) if kind == "regression" else np.array(texts)
+    if len(np.unique(values)) < 2:
+        raise NnsslError(
+            f"{path}: all cases have the same value of '{name}' ({texts[0]}): nothing can be read from that"
+        )
+    groups = tuple(by_case[c][1] or subjects.get(c) or c for c in chosen)
+    return TargetColumn(name, kind, chosen, values, groups, tuple(c for c in cases if c not in known))
+
+
+def _by_case(
+    path: Path,
+    rows: Sequence[Mapping[str, str]],
+    target: str,
+    cases: Sequence[str],
+    subjects: Mapping[str, str],
+    group: str | None,
+) -> dict[str, tuple[str, str]]:
+    """Case -> its value and its group, joined by case or, where rows are patients, by patient."""
+    column = next((c for c in CASE_COLUMNS if c in rows[0]), None)
+    patient = group or next((c for c in ("patient", "subject") if c in rows[0]), None)
+    known = set(cases)
+    found: dict[str, tuple[str, str]] = {}
+    if column is not None and any(row[column] in known for row in rows):
+        for row in rows:
+            case, value = row[column], (row[target], row.get(group, "") if group else "")
+            if case in known and found.setdefault(case, value) != value:
+                raise NnsslError(f"{path}: {case} stands twice with different values")
+        return found
+    if patient is not None:
+        of_patient: dict[str, str] = {}
+        for row in rows:
+            if of_patient.setdefault(row[patient], row[target]) != row[target]:
+                raise NnsslError(f"{path}: {patient} {row[patient]} stands twice with different values of '{target}'")
+        found = {c: (of_patient[subjects[c]], subjects[c]) for c in cases if subjects.get(c) in of_patient}
+    if not found:
+        have = ", ".join(row.get(column or "", "") for row in rows[:3]) if column else "no column 'case'"
+        raise NnsslError(
+            f"{path} and the dataset have no case in common: the table has {have}; the dataset {', '.join(cases[:3])}"
+        )
+    return found
+
+
+def _kind(values: Sequence[str], said: str, name: str) -> Kind:
+    if said:
+        return said  # type: ignore[return-value]
+    try:
+        numbers = {float(v) for v in values}
+    except ValueError:
+        return "classes"
+    return "regression" if len(numbers) > MOST_CLASSES else "classes"
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise NnsslError(f"'{name}' is to be a quantity, and '{text}' is no number: --target {name}:classes") from None
+    if not math.isfinite(value):
+        raise NnsslError(f"'{name}' holds {text}: leave the field empty where the value is not known")
+    return value

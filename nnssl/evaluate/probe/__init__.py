@@ -1,0 +1,1 @@
+"""Linear probes: what a frozen encoder's features say of a target, beside random encoders and chance."""

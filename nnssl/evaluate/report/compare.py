@@ -1,0 +1,156 @@
+"""A study's comparison in numbers: every initialisation beside the control, count by count."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nnssl.evaluate.convergence import QUANTILES, SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
+from nnssl.evaluate.metrics import LARGER_IS_BETTER, METRICS
+from nnssl.evaluate.report.collect import CellResult, Study
+from nnssl.evaluate.statistics import Estimate, bootstrap_mean, mean_ranks, spread
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One initialisation at one count.
+
+    Attributes:
+        init, count: which.
+        draws: finished draws.
+        score: metric -> mean over draws, cases and labels.
+        sd: metric -> standard deviation over the draws' means.
+        difference: metric -> paired difference to the control, with its interval; empty for the control.
+        better: share of draws in which it is better than the control.
+        speed: q -> median over draws of the control's steps over its own to q times the control's final value.
+        reached: q -> steps of each draw.
+        area: mean height of the learning curve over draws.
+        rank: mean rank among all initialisations.
+        labels: label -> mean of the main metric.
+        undefined: share of case-label pairs without a distance.
+        seconds: median of the training time.
+    """
+
+    init: str
+    count: int
+    draws: int
+    score: dict[str, float]
+    sd: dict[str, float]
+    difference: dict[str, Estimate]
+    better: float
+    speed: dict[float, SpeedUp]
+    reached: dict[float, list[float]]
+    area: float
+    rank: float
+    labels: dict[str, float]
+    undefined: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def compare(study: Study, metric: str) -> list[Comparison]:
+    """Every initialisation at every count that has a finished draw.
+
+    Args:
+        study: as read.
+        metric: main one, of which per-label means and ranks are.
+    """
+    found = []
+    for count in study.config.counts:
+        ranks = _ranks(study, count, metric)
+        found += [
+            _one(study, init, count, metric, ranks.get(init, math.nan)) for init in study.inits if study.of(init, count)
+        ]
+    return found
+
+
+def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Comparison:
+    cells = study.of(init, count)
+    means = {m: [mean(c.scores[m]) for c in cells] for m in METRICS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a label that no case has
+        labels = np.nanmean(np.stack([np.nanmean(c.scores[metric], axis=0) for c in cells]), axis=0)
+    pairs = study.paired(init, count) if init != study.config.control else []
+    gains = [mean(a.scores[metric]) - mean(b.scores[metric]) for a, b in pairs]
+    sign = 1 if LARGER_IS_BETTER[metric] else -1
+    reached, speed = _convergence(study, init, count)
+    distances = np.stack([c.scores["hd95"] for c in cells])
+    return Comparison(
+        init=init,
+        count=count,
+        draws=len(cells),
+        score={m: mean(np.asarray(v)) for m, v in means.items()},
+        sd={m: spread(v) for m, v in means.items()},
+        difference={m: _difference(pairs, m) for m in METRICS} if pairs else {},
+        better=float(np.mean([sign * g > 0 for g in gains])) if gains else math.nan,
+        speed=speed,
+        reached=reached,
+        area=float(np.mean([area(c.curve.steps, c.curve.values) for c in cells])),
+        rank=rank,
+        labels=dict(zip(study.labels, (float(v) for v in labels))),
+        undefined=float(np.mean(~np.isfinite(distances))),
+        seconds=float(np.median([c.seconds for c in cells])),
+    )
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of what is defined; NaN if nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+
+def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str) -> Estimate:
+    """Paired over draws and cases; a case's value is the mean over its labels."""
+    rows = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
+        for a, b in pairs:
+            rows.append(np.nanmean(a.scores[metric] - b.scores[metric], axis=1))
+    return bootstrap_mean(np.stack(rows))
+
+
+def final_of_control(study: Study, count: int) -> float:
+    """Mean over draws of the control's last smoothed value: what the others' steps are measured against."""
+    cells = study.of(study.config.control, count)
+    return float(np.mean([smooth(c.curve.values)[-1] for c in cells])) if cells else math.nan
+
+
+def _convergence(study: Study, init: str, count: int) -> tuple[dict[float, list[float]], dict[float, SpeedUp]]:
+    reference, length = final_of_control(study, count), study.config.steps
+    reached, speed = {}, {}
+    for q in QUANTILES:
+        line = q * reference
+        reached[q] = [steps_to(c.curve.steps, c.curve.values, line) for c in study.of(init, count)]
+        pairs = [
+            speed_up(
+                steps_to(b.curve.steps, b.curve.values, line), steps_to(a.curve.steps, a.curve.values, line), length
+            )
+            for a, b in study.paired(init, count)
+        ]
+        speed[q] = median_speed_up(pairs) if math.isfinite(reference) else SpeedUp(math.nan)
+    return reached, speed
+
+
+def _ranks(study: Study, count: int, metric: str) -> dict[str, float]:
+    """Mean rank over draws and cases that every initialisation has."""
+    inits = [i for i in study.inits if study.of(i, count)]
+    seeds = set.intersection(*({c.cell.seed for c in study.of(i, count)} for i in inits)) if inits else set()
+    if len(inits) < 2 or not seeds:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        table = np.stack(
+            [
+                np.concatenate(
+                    [np.nanmean(c.scores[metric], axis=1) for c in study.of(i, count) if c.cell.seed in seeds]
+                )
+                for i in inits
+            ]
+        )
+    return dict(zip(inits, (float(r) for r in mean_ranks(table, LARGER_IS_BETTER[metric]))))

@@ -1,0 +1,87 @@
+"""What a study says, in sentences; also when it says nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from nnssl.evaluate.convergence import SpeedUp
+from nnssl.evaluate.report.collect import Study
+from nnssl.evaluate.report.compare import Comparison
+from nnssl.evaluate.statistics import FEW_DRAWS
+
+MAIN_Q = 0.95
+
+
+def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str]:
+    """Plain sentences, the most important first."""
+    lines = []
+    others = [c for c in found if c.init != study.config.control and c.difference]
+    if not others:
+        lines.append(
+            "There is nothing to compare yet: the control and another initialisation need a finished draw in common."
+        )
+    for count in study.config.counts:
+        lines += [_sentence(study, c, metric) for c in others if c.count == count]
+    gains = [c for c in others if c.difference[metric].low > 0]
+    if others and not gains:
+        lines.insert(
+            0,
+            "No initialisation was better than the control beyond chance (every interval includes zero or lies below).",
+        )
+    draws = min((c.draws for c in found), default=0)
+    if draws < FEW_DRAWS:
+        lines.append(
+            f"This rests on {draws} draw{'s' if draws != 1 else ''} of training cases: a first look. Draws differ more than "
+            f"methods do with few labels; run {FEW_DRAWS} or more before concluding."
+        )
+    if study.missing or study.failed:
+        lines.append(
+            f"{len(study.results)} of {len(study.results) + len(study.missing) + len(study.failed)} trainings are in; "
+            f"{len(study.failed)} failed. What is said above may change."
+        )
+    unchecked = [name for name, said in study.facts.get("leakage_check", {}).items() if said.startswith("not possible")]
+    if unchecked:
+        lines.append(
+            f"Whether the pretraining of {', '.join(unchecked)} saw test cases could not be checked: its file or the "
+            "target's fingerprint holds no digests."
+        )
+    return lines
+
+
+def _sentence(study: Study, c: Comparison, metric: str) -> str:
+    unit = study.config.unit + ("s" if c.count != 1 else "")
+    d = c.difference[metric]
+    name = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": "surface Dice"}[metric]
+    if math.isnan(d.low):
+        verdict = f"{d.mean:+.3f} {name} in one draw"
+    elif d.low > 0 or d.high < 0:
+        which = "higher" if d.mean > 0 else "lower"
+        verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"
+    else:
+        verdict = f"no clear difference in {name} ({d.mean:+.3f}, 95 % interval {d.low:+.3f} to {d.high:+.3f})"
+    return (
+        f"With {c.count} labelled {unit}, {c.init} against {study.config.control}: {verdict}; "
+        f"{100 * MAIN_Q:.0f} % of the control's final value {speed_words(c.speed[MAIN_Q])}."
+    )
+
+
+def speed_words(speed: SpeedUp) -> str:
+    """A speed-up as people say it."""
+    if math.isnan(speed.ratio):
+        return "was reached by neither"
+    bound = f"{speed.censored} " if speed.censored else ""
+    if speed.ratio >= 1:
+        return f"{bound}{speed.ratio:.1f} times sooner"
+    bound = {"at most": "at least ", "at least": "at most ", "": ""}[
+        speed.censored
+    ]  # later by so much: the other way round
+    return f"{bound}{1 / speed.ratio:.1f} times later" + (", or never" if speed.censored == "at most" else "")
+
+
+def speed_cell(speed: SpeedUp) -> str:
+    """A speed-up for a table."""
+    if math.isnan(speed.ratio):
+        return "-"
+    sign = {"": "", "at most": "<= ", "at least": ">= "}[speed.censored]
+    return f"{sign}{speed.ratio:.2g}x"

@@ -1,0 +1,114 @@
+"""Figures of a report: metric against labels, learning curves, speed-ups. Each is one matplotlib figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnssl.evaluate.convergence import SpeedUp
+from nnssl.evaluate.metrics import TOLERANCE_MM
+from nnssl.evaluate.report.collect import Study
+from nnssl.evaluate.report.compare import Comparison, final_of_control
+from nnssl.evaluate.report.conclusion import MAIN_Q
+from nnssl.inspect.figures import panel
+
+COLOURS = ("#7f868d", "#4a90d9", "#d98200", "#009e73", "#cc5fa0", "#8a63d2", "#c0392b", "#2aa1b3", "#a08000", "#5b7a1f")
+"""The control first, in grey; told apart on light and dark ground."""
+NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": f"surface Dice ({TOLERANCE_MM:g} mm)"}
+
+
+def colour_of(study: Study, init: str) -> str:
+    """The same colour for an initialisation in every figure."""
+    return COLOURS[study.inits.index(init) % len(COLOURS)]
+
+
+def against_labels(study: Study, found: Sequence[Comparison], metric: str) -> Any:
+    """Mean over draws against the number of labels; bands are the standard deviation over draws."""
+    figure, axis = panel(5.4, 3.4)
+    alone = len(study.config.counts) == 1
+    for i, init in enumerate(study.inits):
+        rows = [c for c in found if c.init == init]
+        if not rows:
+            continue
+        x = [float(i) if alone else float(c.count) for c in rows]  # side by side where there is one count only
+        y = np.array([c.score[metric] for c in rows])
+        sd = np.nan_to_num(np.array([c.sd[metric] for c in rows]))
+        colour = colour_of(study, init)
+        axis.plot(x, y, "o-", color=colour, label=init, markersize=4, linewidth=1.6)
+        if len(rows) > 1:
+            axis.fill_between(x, y - sd, y + sd, color=colour, alpha=0.15, linewidth=0)
+        else:
+            axis.errorbar(x, y, sd, color=colour, capsize=3)
+    if alone:
+        axis.set_xticks(range(len(study.inits)), study.inits, rotation=30, ha="right")
+        axis.set_xlabel(f"with {study.config.counts[0]} labelled {study.config.unit}s")
+        axis.set_ylabel(NAMES[metric])
+        return figure
+    if max(study.config.counts) > 4 * min(study.config.counts):
+        axis.set_xscale("log")
+    axis.set_xticks(sorted(study.config.counts), [str(c) for c in sorted(study.config.counts)])
+    axis.minorticks_off()
+    axis.set_xlabel(f"labelled {study.config.unit}s")
+    axis.set_ylabel(NAMES[metric])
+    _legend_below(figure, axis)
+    return figure
+
+
+def learning_curves(study: Study, count: int) -> Any:
+    """Mean over draws of the validation Dice; the line is 95 % of the control's final value, dots where it is reached."""
+    figure, axis = panel(5.4, 3.4)
+    line = MAIN_Q * final_of_control(study, count)
+    if math.isfinite(line):
+        axis.axhline(line, color=COLOURS[0], linestyle=":", linewidth=1.2)
+    for init in study.inits:
+        cells = study.of(init, count)
+        if not cells:
+            continue
+        steps = cells[0].curve.steps
+        values = np.array([c.curve.values for c in cells if c.curve.steps == steps])
+        colour = colour_of(study, init)
+        axis.plot(steps, values.mean(0), color=colour, label=init, linewidth=1.8)
+        for row in values:
+            axis.plot(steps, row, color=colour, alpha=0.25, linewidth=0.7)
+        crossed = np.flatnonzero(values.mean(0) >= line)
+        if len(crossed):
+            axis.plot(steps[crossed[0]], values.mean(0)[crossed[0]], "o", color=colour, markersize=5)
+    axis.set_xlabel("optimiser steps")
+    axis.set_ylabel("Dice, validation cases")
+    _legend_below(figure, axis)
+    return figure
+
+
+def speed_bars(study: Study, found: Sequence[Comparison]) -> Any:
+    """Median speed-up to 95 % of the control's final value; an arrow where it is a bound."""
+    rows = [c for c in found if c.init != study.config.control and math.isfinite(c.speed[MAIN_Q].ratio)]
+    if not rows:
+        return None
+    figure, axis = panel(5.4, 0.9 + 0.32 * len(rows))
+    for i, c in enumerate(rows):
+        speed = c.speed[MAIN_Q]
+        axis.barh(i, speed.ratio - 1, left=1, color=colour_of(study, c.init), height=0.7)
+        _bound(axis, i, speed)
+    axis.axvline(1, color=COLOURS[0], linewidth=1)
+    axis.set_yticks(range(len(rows)), [f"{c.init}, {c.count}" for c in rows])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"speed-up to {100 * MAIN_Q:.0f} % of the control's final Dice (1 = as fast)")
+    axis.set_xlim(0, max(1.5, 1.15 * max(c.speed[MAIN_Q].ratio for c in rows)))
+    return figure
+
+
+def _bound(axis: Any, row: int, speed: SpeedUp) -> None:
+    sign = {"at least": ">", "at most": "<"}.get(speed.censored, "")
+    end = max(speed.ratio, 1)
+    axis.annotate(
+        f"{sign}{speed.ratio:.2g}", (end, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+    )
+
+
+def _legend_below(figure: Any, axis: Any) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)

@@ -1,0 +1,73 @@
+"""Statistics of a study: paired over draws and cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+RESAMPLES = 5000
+LEVEL = 0.95
+FEW_DRAWS = 5
+"""Fewer draws than these are a first look."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean(table: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of a table of draws x cases with a percentile interval: draws are resampled, and within them cases.
+
+    The cases are the same in every draw, so one resample of cases serves all draws: both sources of chance are crossed.
+
+    Args:
+        table: (draws, cases), NaN where a case has no value; for a paired comparison the differences.
+        seed: of the resamples; the same table gives the same interval.
+
+    Returns:
+        NaN for the interval where there is one draw only: it cannot say how draws differ.
+    """
+    table = np.atleast_2d(np.asarray(table, float))
+    mean = float(np.nanmean(table)) if np.isfinite(table).any() else float("nan")
+    draws, cases = table.shape
+    if draws < 2 or not np.isfinite(mean):
+        return Estimate(mean, float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        part = table[rng.integers(0, draws, draws)][:, rng.integers(0, cases, cases)]
+        means[i] = np.nanmean(part) if np.isfinite(part).any() else np.nan
+    low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(low), float(high))
+
+
+def mean_ranks(scores: np.ndarray, larger_is_better: bool = True) -> np.ndarray:
+    """Mean rank of each initialisation over draws and cases, 1 = best, ties shared.
+
+    Args:
+        scores: (initialisations, draws x cases); columns with NaN are left out.
+        larger_is_better: the direction of the metric.
+    """
+    whole = scores[:, np.isfinite(scores).all(0)]
+    if whole.shape[1] == 0:
+        return np.full(len(scores), np.nan)
+    return np.asarray(rankdata(-whole if larger_is_better else whole, axis=0).mean(1))
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over draws (n - 1); NaN for one."""
+    known = np.asarray([v for v in values if np.isfinite(v)])
+    return float(known.std(ddof=1)) if len(known) > 1 else float("nan")

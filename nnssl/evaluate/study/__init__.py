@@ -1,0 +1,1 @@
+"""Studies of label efficiency and convergence: a grid of initialisations, label counts and seeds."""

@@ -1,0 +1,264 @@
+"""A study from start to end: facts on disk, worker processes, progress, retries."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnssl.data.folders import nnunet_folder
+from nnssl.data.subjects import read_subjects
+from nnssl.errors import NnsslError
+from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
+from nnssl.evaluate.study.leakage import check_duplicates, check_pretraining, check_subjects
+from nnssl.evaluate.study.spec import StudyConfig, parse_study, write_study
+from nnssl.files import read_json, write_json
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+ATTEMPTS = 2
+"""A cell that fails is tried once more; what fails twice is reported."""
+SHOWN_PROVENANCE = ("method", "steps", "seed", "cases", "cases_by_dataset", "versions", "seconds")
+
+
+@dataclass(frozen=True)
+class Share:
+    """Part `index` of `count` of a study's cells, for job arrays; locks keep parts apart even if they overlap."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells of this part."""
+        return [cell for i, cell in enumerate(cells) if i % self.count == self.index]
+
+
+def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None:
+    """Check a study and write what does not change while it runs; a study that is there must be the same.
+
+    Raises:
+        NnsslError: leakage, too few cases for a count, or another study in the folder.
+    """
+    from nnssl.evaluate.study.run_cell import known_fingerprint
+
+    subjects = subjects_of(study)
+    digests: Mapping[str, str] = known_fingerprint(study).get("nnssl", {}).get("cases", {})
+    check_subjects(study, subjects)
+    check_duplicates(study, digests)
+    checked = check_pretraining(study, digests)
+    draws = all_draws(study, subjects)
+    _refuse_other(study, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_study(study, folder / "study.yaml")
+    write_json(draws, folder / "draws.json")
+    known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+    facts = {
+        "study": study.model_dump(),
+        "command": command,
+        "device": device,
+        "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
+        "versions": _versions(),
+        "started": known.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "leakage_check": checked,
+        "inits": {name: _facts_of(init.model_dump(exclude_none=True)) for name, init in study.inits.items()},
+    }
+    write_json(facts, folder / "study.json")
+
+
+def _refuse_other(study: StudyConfig, folder: Path) -> None:
+    """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared."""
+    path = folder / "study.json"
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise NnsslError(f"{folder} exists and holds no study: choose another folder with -o")
+        return
+    before = parse_study(read_json(path)["study"], str(path))
+    for key in StudyConfig.model_fields:
+        if key not in ("inits", "counts", "seeds", "control", "keep_weights", "name") and getattr(
+            before, key
+        ) != getattr(study, key):
+            raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
+    for name, init in before.inits.items():
+        if name in study.inits and study.inits[name] != init:
+            raise NnsslError(f"{folder} holds other settings of initialisation '{name}': give the new one another name")
+
+
+def _versions() -> dict[str, str]:
+    from nnssl.transfer.provenance import package_versions
+
+    return package_versions()
+
+
+def _facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of an initialisation: never a path."""
+    import hashlib
+
+    from nnssl.transfer.reading import find_source, read_weights
+
+    source = settings.get("init")
+    shown = {k: v for k, v in settings.items() if k != "init"}
+    if source is None:
+        return {"kind": "nnunet" if settings["schedule"] == "nnunet" else "scratch", "settings": shown}
+    weights, file = read_weights(source), find_source(source)
+    provenance = {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance}
+    return {
+        "kind": "file",
+        "file_name": file.name,
+        "format": weights.kind,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "provenance": provenance,
+        "settings": shown,
+    }
+
+
+def subjects_of(study: StudyConfig) -> dict[str, str]:
+    """Case -> patient, where the raw dataset or the names tell."""
+    raw = nnunet_folder("nnUNet_raw") / study.dataset
+    return read_subjects(raw, [*study.training, *study.validation, *study.test])
+
+
+def all_draws(study: StudyConfig, subjects: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Seed -> count -> training cases, or case -> slices where slices are counted."""
+    found: dict[str, dict[str, Any]] = {}
+    slices = _labelled_slices(study) if study.unit == "slice" else {}
+    for seed in study.seeds:
+        patients = ordered_patients(study.training, subjects, seed)
+        found[str(seed)] = {
+            str(count): draw_slices(patients, slices, count, seed)
+            if study.unit == "slice"
+            else draw(patients, count, study.unit)
+            for count in study.counts
+        }
+    return found
+
+
+def _labelled_slices(study: StudyConfig) -> dict[str, list[int]]:
+    """Case -> slices of the preprocessed case that show a label."""
+    import numpy as np
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    from nnssl.data.folders import read_plans
+
+    plan = read_plans(study.dataset, study.plans)["configurations"][study.configuration]
+    if len(plan["patch_size"]) != 2:
+        raise NnsslError(f"unit: slice is for 2D configurations, {study.configuration} is not one")
+    cases = nnunet_folder("nnUNet_preprocessed") / study.dataset / plan["data_identifier"]
+    dataset = infer_dataset_class(str(cases))(str(cases), study.training)
+    found = {}
+    for case in study.training:
+        _, label, _, _ = dataset.load_case(case)
+        found[case] = [int(z) for z in np.flatnonzero((np.asarray(label[0]) > 0).any((1, 2)))]
+    return found
+
+
+# ---------------------------------------------------------------- running
+
+
+def run_study(folder: Path, workers: int, share: Share, device: str) -> tuple[int, int]:
+    """Run what is missing of a study in worker processes, with one progress display; returns (done, failed) of the share."""
+    study = parse_study(read_json(folder / "study.json")["study"], str(folder / "study.json"))
+    cells = share.of(grid(study))
+    for cell in cells:
+        if state_of(cell.folder(folder)) == "failed":  # broken cells get new attempts with every call
+            write_record(cell.folder(folder), state="waiting", attempts=0)
+    (folder / "logs").mkdir(exist_ok=True)
+    # a scheduler's SIGTERM ends the workers, too
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    team = Team(folder, workers, share, device)
+    bar = tqdm(total=len(cells) * study.steps, unit="step", smoothing=0.02, dynamic_ncols=True)
+    try:
+        bar.update(sum(steps_done(cell.folder(folder), study.steps) for cell in cells))
+        bar.initial = bar.n
+        while team.working():
+            time.sleep(POLL_SECONDS)
+            _show(bar, cells, folder, study.steps)
+        _show(bar, cells, folder, study.steps)
+    finally:
+        team.stop()
+        bar.close()
+        signal.signal(signal.SIGTERM, before)
+    states = [state_of(cell.folder(folder)) for cell in cells]
+    return states.count("done"), states.count("failed")
+
+
+def _interrupt(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _show(bar: Any, cells: Sequence[Cell], folder: Path, steps: int) -> None:
+    bar.n = sum(steps_done(cell.folder(folder), steps) for cell in cells)
+    states = [state_of(cell.folder(folder)) for cell in cells]
+    bar.set_description(f"{states.count('done')} of {len(cells)} trainings")
+    failed = states.count("failed")
+    bar.set_postfix_str(f"{states.count('running')} running" + (f", {failed} failed" if failed else ""))
+
+
+def steps_done(folder: Path, steps: int) -> int:
+    """Steps of a cell that are done; a failed one has nothing left to do."""
+    if record_of(folder).get("state") in ("done", "failed"):
+        return steps
+    curve = folder / "curve.csv"
+    if not curve.is_file():
+        return 0
+    with curve.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return int(rows[-1]["step"]) if rows else 0
+
+
+class Team:
+    """Worker processes of one call; one that dies is replaced while its cells are not all tried."""
+
+    def __init__(self, folder: Path, workers: int, share: Share, device: str) -> None:
+        self.folder, self.share, self.device = folder, share, device
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.deaths = 0
+        for i in range(workers):
+            self._start(i)
+
+    def working(self) -> bool:
+        """Whether any worker still works; replaces those that died."""
+        for i, process in list(self.processes.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.processes[i]
+            if code != 0:
+                self.deaths += 1
+                if self.deaths > ATTEMPTS * 10:
+                    raise NnsslError(f"worker processes keep dying: see {self.folder / 'logs'}")
+                self._start(i)
+        return bool(self.processes)
+
+    def stop(self) -> None:
+        """End what still runs; its cells will be taken up again by the next call."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait()
+
+    def _start(self, number: int) -> None:
+        results = self.folder.resolve() / "nnUNet_results"
+        results.mkdir(exist_ok=True)
+        environment = {**os.environ, "nnUNet_results": str(results), "PYTHONUNBUFFERED": "1"}
+        arguments = [str(self.folder), self.device, str(self.share.index), str(self.share.count), str(number)]
+        with (self.folder / "logs" / f"worker_{self.share.index}_{number}.log").open("ab") as file:
+            self.processes[number] = subprocess.Popen(
+                [sys.executable, "-m", "nnssl.evaluate.study.worker", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )

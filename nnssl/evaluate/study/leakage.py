@@ -1,0 +1,93 @@
+"""The leakage guard: no test or validation case in pretraining, none of their voxels among the training cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnssl.errors import NnsslError
+from nnssl.evaluate.study.spec import StudyConfig
+from nnssl.transfer.reading import read_weights
+
+
+def check_subjects(study: StudyConfig, subjects: Mapping[str, str]) -> None:
+    """Refuse a patient on two sides.
+
+    Args:
+        study: the study.
+        subjects: case -> patient, where known.
+    """
+    side: dict[str, tuple[str, str]] = {}
+    for part in ("training", "validation", "test"):
+        for case in getattr(study, part):
+            patient = subjects.get(case)
+            if patient is None:
+                continue
+            known = side.setdefault(patient, (part, case))
+            if known[0] != part and "training" in (known[0], part):
+                raise NnsslError(
+                    f"one patient is in {known[0]} ({known[1]}) and in {part} ({case}): keep patients together"
+                )
+
+
+def check_duplicates(study: StudyConfig, digests: Mapping[str, str]) -> None:
+    """Refuse voxels that are in training and in validation or test under two names.
+
+    Args:
+        study: the study.
+        digests: case -> digest of its voxels; empty where the target's fingerprint has none.
+    """
+    training = {digests[case]: case for case in study.training if case in digests}
+    for part in ("validation", "test"):
+        for case in getattr(study, part):
+            twin = training.get(digests.get(case, ""))
+            if twin is not None:
+                raise NnsslError(f"{case} of {part} has the same voxels as {twin} of training: take one of them out")
+
+
+def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[str, str]:
+    """Refuse weights whose pretraining saw a validation or test case, with or without its label.
+
+    Args:
+        study: the study.
+        digests: case -> digest of its voxels.
+
+    Returns:
+        Initialisation -> what could be checked, for the report.
+
+    Raises:
+        NnsslError: an overlap; names the initialisation and one case.
+    """
+    found = {}
+    for name, init in study.inits.items():
+        if init.init is None:
+            continue
+        weights = read_weights(init.init)
+        seen = {d for p in _ancestry(weights.provenance) for d in p.get("case_digests", ())}
+        if not seen:
+            found[name] = "not possible: the file does not say what it was pretrained on"
+        elif not digests:
+            found[name] = "not possible: the target's fingerprint holds no digests (nnssl_plan_and_preprocess --no_pp)"
+        else:
+            _refuse_seen(name, seen, [*study.validation, *study.test], digests)
+            found[name] = f"none of {len(study.validation) + len(study.test)} cases was seen in pretraining"
+    return found
+
+
+def _refuse_seen(name: str, seen: set[str], cases: Sequence[str], digests: Mapping[str, str]) -> None:
+    overlap = [case for case in cases if digests.get(case) in seen]
+    if overlap:
+        raise NnsslError(
+            f"initialisation '{name}' saw {len(overlap)} of {len(cases)} validation and test cases in its pretraining "
+            f"(as {overlap[0]}): pretrain without them (nnssl_pretrain -f FOLD)"
+        )
+
+
+def _ancestry(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A file's provenance and those of the files it started from."""
+    found: list[Mapping[str, Any]] = []
+    current: Any = provenance
+    while current:
+        found.append(current)
+        current = (current.get("init") or {}).get("provenance")
+    return found

@@ -1,0 +1,144 @@
+"""What a study compares: a YAML file of initialisations, label counts and seeds on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nnssl.errors import MissingError, NnsslError
+from nnssl.files import atomic_path
+
+Unit = Literal["case", "patient", "slice"]
+Schedule = Literal["warmup", "sawtooth", "frozen", "scratch", "nnunet"]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}$"
+
+
+class Initialisation(BaseModel):
+    """One row of the comparison: where the weights come from and how they are trained further.
+
+    `None` is the trainer's documented default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: Schedule = Field("warmup", description="the trainer; nnunet is the stock nnUNetTrainer as it is")
+    init: str | None = Field(None, description="pretrained weights: any file that nnssl reads; none = from scratch")
+    decoder: Literal["pretrained", "fresh"] | None = Field(None, description="default: pretrained if the file has one")
+    channel_map: str | None = None
+    min_coverage: float | None = Field(None, ge=0, le=1)
+    lr: float | None = Field(None, gt=0, description="peak learning rate")
+    optimizer: Literal["sgd", "adamw"] | None = None
+    warmup: float | None = Field(None, ge=0, lt=1, description="ramp, as a share of all steps")
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    new_layers_lr: float | None = Field(None, gt=0, description="factor on the rate of what is not pretrained")
+    rescale: bool | None = Field(None, description="bring pretrained kernels to the size of fresh ones")
+    freeze_stages: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Initialisation:
+        if self.schedule in ("scratch", "nnunet"):
+            given = [k for k in ("init", "decoder", "channel_map", "layer_decay", "freeze_stages") if getattr(self, k)]
+            if self.schedule == "nnunet":
+                given += [k for k in ("lr", "optimizer", "warmup") if getattr(self, k)]
+            if given:
+                raise ValueError(f"schedule {self.schedule} takes no {given[0]}")
+        elif self.init is None:
+            raise ValueError(f"schedule {self.schedule} needs init: a file of weights")
+        return self
+
+
+class StudyConfig(BaseModel):
+    """A study, complete: what `nnssl_study run` executes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME, description="for titles and folders")
+    dataset: str = Field(description="the labelled target, planned and preprocessed")
+    plans: str = "nnsslPlans"
+    configuration: str
+    control: str = Field(description="the initialisation that the others are compared with")
+    inits: dict[str, Initialisation] = Field(min_length=1)
+    counts: list[int] = Field(min_length=1, description="labelled cases, patients or slices to train on")
+    unit: Unit = "case"
+    seeds: list[int] = Field(min_length=1, description="each draws other cases; the same for every initialisation")
+    steps: int = Field(ge=1, description="optimiser steps of every cell, whatever the count")
+    evaluate_every: int = Field(ge=1, description="steps between two points of a learning curve")
+    training: list[str] = Field(min_length=1, description="cases that subsets are drawn from")
+    validation: list[str] = Field(min_length=1, description="whole cases of the learning curves")
+    test: list[str] = Field(min_length=1, description="whole cases of the final figures")
+    batch_size: int | None = Field(None, ge=1, description="default: the plans'")
+    tolerance_mm: float = Field(2.0, gt=0, description="of the normalised surface Dice")
+    mirroring: bool = Field(False, description="test-time mirroring of the final predictions, as nnU-Net does; slow")
+    keep_weights: bool = Field(False, description="keep checkpoint_final.pth of every cell")
+
+    @field_validator("counts", "seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("a number stands twice")
+        if any(v < 0 for v in value):
+            raise ValueError("numbers must not be negative")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        if min(self.counts) < 1:
+            raise ValueError("counts begin at 1")
+        if self.control not in self.inits:
+            raise ValueError(f"control '{self.control}' is none of inits: {', '.join(self.inits)}")
+        for name in self.inits:
+            if not _is_name(name):
+                raise ValueError(f"'{name}' cannot be the name of an initialisation: letters, digits and _ . + - only")
+        parts = {"training": self.training, "validation": self.validation, "test": self.test}
+        for first, second in (("training", "validation"), ("training", "test"), ("validation", "test")):
+            both = sorted(set(parts[first]) & set(parts[second]))
+            if both:
+                raise ValueError(f"{both[0]} is in {first} and in {second}")
+        if self.steps % self.evaluate_every:
+            raise ValueError(f"steps ({self.steps}) must be a multiple of evaluate_every ({self.evaluate_every})")
+        return self
+
+
+def _is_name(text: str) -> bool:
+    import re
+
+    return re.match(NAME, text) is not None
+
+
+def read_study(path: Path) -> StudyConfig:
+    """Read and check a study file.
+
+    Raises:
+        NnsslError: missing, not YAML, or a value is wrong; one line that names it.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist: `nnssl_study init ... -o {path.name}` writes one")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise NnsslError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping):
+        raise NnsslError(f"{path} must hold 'key: value' lines; `nnssl_study init` writes such a file")
+    return parse_study(content, str(path))
+
+
+def parse_study(content: Mapping[str, Any], where: str) -> StudyConfig:
+    """A study from its settings; errors are one line."""
+    try:
+        return StudyConfig(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise NnsslError(f"{where}: {key + ': ' if key else ''}{message}") from None
+
+
+def write_study(study: StudyConfig, path: Path) -> None:
+    """Write a study with every default, as YAML."""
+    text = yaml.safe_dump(study.model_dump(exclude_none=True), sort_keys=False, width=120, allow_unicode=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

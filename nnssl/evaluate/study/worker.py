@@ -1,0 +1,111 @@
+"""A worker of a study: takes cells that nobody has and runs them, one after another, in one process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.jobs import ATTEMPTS, Share
+from nnssl.evaluate.study.run_cell import run_segmentation
+from nnssl.evaluate.study.spec import StudyConfig, parse_study
+from nnssl.files import read_json
+
+log = logging.getLogger(__name__)
+
+PARENT_SECONDS = 2.0
+
+
+def work(folder: Path, device: torch.device, share: Share, number: int) -> None:
+    """Run every cell of the share that is not done and that no other process has."""
+    study = parse_study(read_json(folder / "study.json")["study"], str(folder / "study.json"))
+    draws = read_json(folder / "draws.json")
+    time.sleep(0.2 * number + random.random() * 0.1)  # workers of one call do not reach for the same lock at once
+    for cell in share.of(grid(study)):
+        where = cell.folder(folder)
+        while state_of(where) == "waiting":
+            with claim(where) as mine:
+                if not mine or state_of_record(where) in ("done", "failed"):
+                    break
+                run_one(study, cell, where, draws, device)
+
+
+def state_of_record(folder: Path) -> str:
+    """What the record says, lock aside."""
+    return str(record_of(folder).get("state", "waiting"))
+
+
+def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: torch.device) -> None:
+    """Run a cell that this process holds; an error is written down, not raised."""
+    attempts = int(record_of(folder).get("attempts", 0)) + 1
+    if attempts > ATTEMPTS:
+        write_record(folder, state="failed", reason="the process died twice; see the logs folder")
+        return
+    write_record(
+        folder,
+        **vars(cell),
+        state="running",
+        reason="",
+        attempts=attempts,
+        started=_now(),
+        host=socket.gethostname(),
+        device=str(device),
+    )
+    began = time.monotonic()
+    log.info("=== %s, attempt %d, %s", cell.name, attempts, _now())
+    drawn = draws[str(cell.seed)][str(cell.count)]
+    slices = drawn if isinstance(drawn, dict) else {}
+    try:
+        run_segmentation(study, cell, folder, list(drawn), slices, device)
+    except (SystemExit, KeyboardInterrupt):  # stopped, not broken
+        write_record(folder, state="waiting", attempts=attempts - 1)
+        raise
+    except Exception as error:  # whatever ends one training must not end the study
+        traceback.print_exc()
+        over = attempts >= ATTEMPTS
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        write_record(folder, state="failed" if over else "waiting", reason=reason, finished=_now())
+        return
+    write_record(folder, state="done", seconds=round(time.monotonic() - began, 1), finished=_now())
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _follow(parent: int) -> None:
+    """Stop when the command that started this worker is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave(*_: int | FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)  # locks are released on the way out
+
+
+def main() -> None:
+    folder, device, index, count, number = sys.argv[1:]
+    signal.signal(signal.SIGTERM, _leave)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    if device == "cpu" and "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    work(Path(folder), torch.device(device), Share(int(index), int(count)), int(number))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Probes: known answers, chance, and nothing of a test part ever seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnssl.errors import NnsslError
+from nnssl.evaluate.labels import TargetColumn, read_target
+from nnssl.evaluate.probe.answers import out_of_fold, outer_splits
+from nnssl.evaluate.probe.run import probe_target, sentence, write_findings
+from nnssl.evaluate.probe.scores import score, shuffled
+
+CASES = tuple(f"p{i:02d}_{frame}" for i in range(40) for frame in "ab")
+GROUPS = tuple(c[:3] for c in CASES)
+RNG = np.random.default_rng(0)
+PATIENT = np.repeat(RNG.normal(size=40), 2)
+NOISE = {c: RNG.normal(size=24) for c in CASES}
+INFORMED = {c: np.append(RNG.normal(size=23), PATIENT[i]) for i, c in enumerate(CASES)}
+
+
+def column(values: np.ndarray, kind: str) -> TargetColumn:
+    return TargetColumn("y", kind, CASES, values, GROUPS, ())  # type: ignore[arg-type]
+
+
+def matrix(features: dict) -> np.ndarray:
+    return np.stack([features[c] for c in CASES])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "regression"])
+def test_what_is_in_the_features_is_found_and_noise_is_not(kind: str) -> None:
+    values = np.where(PATIENT > 0, "yes", "no") if kind == "classes" else 3 * PATIENT + 1
+    informed, noise = probe_target(
+        column(values, kind), {"informed": INFORMED, "noise": NOISE}, [dict(NOISE)], permutations=19, seed=0
+    )
+    main = informed.main
+    assert informed.scores[main].value > 0.7
+    assert informed.readable
+    assert informed.p == pytest.approx(1 / 20)
+    assert not noise.readable
+    assert noise.scores[main].gain == pytest.approx(0)
+    assert noise.scores[main].gain_low <= 0 <= noise.scores[main].gain_high
+    assert "nothing" in sentence(noise) or noise.p < 0.05
+
+
+def test_groups_never_cross() -> None:
+    values = np.where(PATIENT > 0, "yes", "no")
+    for kind, y in (("classes", values), ("regression", PATIENT)):
+        for train, test in outer_splits(y, GROUPS, kind, 0):  # type: ignore[arg-type]
+            assert not {GROUPS[i] for i in train} & {GROUPS[i] for i in test}
+
+
+def test_two_frames_of_a_patient_do_not_help_each_other() -> None:
+    """Features that only tell patients apart say nothing of a target that is random by patient."""
+    identity = {c: np.eye(40)[i // 2] * 5 for i, c in enumerate(CASES)}
+    values = np.repeat(np.random.default_rng(3).permutation(["yes", "no"] * 20), 2)
+    answers = out_of_fold(matrix(identity), values, GROUPS, "classes", 0)
+    assert score("balanced_accuracy", values, answers, np.unique(values)) < 0.65
+
+
+def test_standardisation_sees_the_training_part_only() -> None:
+    """A test row far outside must not move the answers to the others."""
+    values = np.where(PATIENT > 0, "yes", "no")
+    x = matrix(INFORMED)
+    before = out_of_fold(x, values, GROUPS, "classes", 0)
+    splits = outer_splits(values, GROUPS, "classes", 0)
+    _, test = splits[0]
+    moved = x.copy()
+    moved[test[0]] += 1000
+    after = out_of_fold(moved, values, GROUPS, "classes", 0)
+    assert np.allclose(before[test[2:]], after[test[2:]])
+
+
+def test_shuffling_moves_whole_patients() -> None:
+    values = np.array([f"{g}{c[-1]}" for g, c in zip(GROUPS, CASES)])
+    moved = shuffled(values, GROUPS, np.random.default_rng(0))
+    assert sorted(moved) == sorted(values)
+    assert (moved != values).mean() > 0.8
+    for i in range(0, len(CASES), 2):
+        assert moved[i][:3] == moved[i + 1][:3]
+        assert moved[i][-1] == "a"
+
+
+def test_scores_of_known_answers() -> None:
+    known = np.array(["a", "b"])
+    y = np.array(["a", "a", "b", "b"])
+    right = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.2, 0.8]])
+    assert score("balanced_accuracy", y, right, known) == 1
+    assert score("auc", y, right[:, ::-1], known) == 0
+    assert score("r2", np.array([1.0, 2, 3]), np.array([1.0, 2, 3]), known) == 1
+    assert score("mae", np.array([1.0, 2]), np.array([2.0, 4]), known) == 1.5
+
+
+def test_files(tmp_path: Path) -> None:
+    found = probe_target(column(PATIENT, "regression"), {"x": INFORMED}, [NOISE], permutations=0, seed=0)
+    lines = write_findings(found, tmp_path, {})
+    assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "summary.json", "report.md"}
+    assert any("| y | x | r2 |" in line for line in lines)
+
+
+class TestTable:
+    def write(self, tmp_path: Path, text: str) -> Path:
+        (tmp_path / "t.csv").write_text(text)
+        return tmp_path / "t.csv"
+
+    def rows(self, value, head: str = "case,y", count: int = 12) -> str:
+        return head + "\n" + "\n".join(f"c{i},{value(i)}" for i in range(count)) + "\n"
+
+    cases = tuple(f"c{i}" for i in range(12))
+
+    def test_kinds(self, tmp_path: Path) -> None:
+        assert read_target(self.write(tmp_path, self.rows(lambda i: i * 1.5)), "y", self.cases, {}).kind == "regression"
+        assert read_target(self.write(tmp_path, self.rows(lambda i: i % 2)), "y", self.cases, {}).kind == "classes"
+        assert (
+            read_target(self.write(tmp_path, self.rows(lambda i: i % 2)), "y:regression", self.cases, {}).kind
+            == "regression"
+        )
+
+    def test_missing_values_are_left_out(self, tmp_path: Path) -> None:
+        found = read_target(self.write(tmp_path, self.rows(lambda i: "" if i < 3 else i)), "y", self.cases, {})
+        assert found.left_out == ("c0", "c1", "c2")
+
+    def test_rows_of_patients_and_semicolons(self, tmp_path: Path) -> None:
+        text = "patient;y\n" + "\n".join(f"p{i};{i % 2}" for i in range(6))
+        found = read_target(self.write(tmp_path, text), "y", self.cases, {f"c{i}": f"p{i // 2}" for i in range(12)})
+        assert found.groups[:4] == ("p0", "p0", "p1", "p1")
+        assert found.values[:4].tolist() == ["0", "0", "1", "1"]
+
+    @pytest.mark.parametrize(
+        "text,target,message",
+        [
+            ("case,y\nc0,1\n", "z", "has no column 'z'"),
+            ("case,y\n", "y", "no rows"),
+            ("case,y\nx,1\ny,2\n", "y", "no case in common: the table has x, y; the dataset c0, c1, c2"),
+            ("case,y\nc0,1\nc0,2\n", "y", "c0 stands twice"),
+            ("case,y\nc0,1\nc1,1\n", "y", "only 2 of 12 cases"),
+            ("case,y\n" + "".join(f"c{i},1\n" for i in range(12)), "y", "the same value"),
+            ("case,y\n" + "".join(f"c{i},a{i}\n" for i in range(12)), "y:regression", "a0 is no number|is no number"),
+            ("case,y\n" + "".join(f"c{i},{i}\n" for i in range(12)), "y:number", "after the colon"),
+        ],
+    )
+    def test_mistakes(self, tmp_path: Path, text: str, target: str, message: str) -> None:
+        with pytest.raises(NnsslError, match=message):
+            read_target(self.write(tmp_path, text), target, self.cases, {})
+
+
+def test_too_few_patients() -> None:
+    y = np.array(["a"] * 36 + ["b"] * 4)
+    with pytest.raises(NnsslError, match="class 'b' has 2 patients"):
+        outer_splits(y, [f"g{i // 2}" for i in range(40)], "classes", 0)
+    with pytest.raises(NnsslError, match="4 patients are too few"):
+        outer_splits(np.arange(8.0), [f"g{i // 2}" for i in range(8)], "regression", 0)

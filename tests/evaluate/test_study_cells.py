@@ -1,0 +1,98 @@
+"""Cells: one process at a time has one, a dead one's is taken over, and the order is the most informative first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnssl.evaluate.study import cells
+from nnssl.evaluate.study.cells import Cell, claim, grid, state_of, write_record
+from nnssl.evaluate.study.spec import parse_study
+
+
+def study(**changes: Any) -> Any:
+    content = {
+        "name": "s", "dataset": "Dataset001_X", "configuration": "2d", "control": "scratch",
+        "inits": {"a": {"init": "a.pth"}, "scratch": {"schedule": "scratch"}},
+        "counts": [2, 5], "seeds": [0, 1], "steps": 10, "evaluate_every": 5,
+        "training": ["t1", "t2"], "validation": ["v"], "test": ["e"],
+    }  # fmt: skip
+    return parse_study({**content, **changes}, "here")
+
+
+def test_one_whole_draw_before_the_next_and_the_control_first() -> None:
+    order = grid(study())
+    assert [c.seed for c in order] == [0] * 4 + [1] * 4
+    assert [c.init for c in order[:2]] == ["scratch", "a"]
+    assert len(set(order)) == 8
+
+
+def test_a_claimed_cell_is_not_given_twice(tmp_path: Path) -> None:
+    with claim(tmp_path) as mine, claim(tmp_path) as theirs:
+        assert mine
+        assert not theirs
+    with claim(tmp_path) as again:
+        assert again
+
+
+def test_a_dead_process_does_not_keep_its_cell(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "lock").write_text(f"{socket.gethostname()} {child.stdout.strip()}\n")
+    write_record(tmp_path, state="running")
+    assert state_of(tmp_path) == "waiting"
+    with claim(tmp_path) as mine:
+        assert mine
+        assert state_of(tmp_path) == "running"
+
+
+def test_a_lock_of_another_machine_holds_until_it_is_stale(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("elsewhere 1\n")
+    with claim(tmp_path) as mine:
+        assert not mine
+    old = time.time() - cells.DEAD_AFTER_SECONDS - 1
+    os.utime(lock, (old, old))
+    with claim(tmp_path) as mine:
+        assert mine
+
+
+def _take(folder: str, queue: Any) -> None:
+    with claim(Path(folder)) as mine:
+        queue.put(mine)
+        if mine:
+            time.sleep(1.5)
+
+
+def test_of_many_processes_one_gets_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_take, args=(str(tmp_path), queue)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    got = [queue.get(timeout=20) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sum(got) == 1
+
+
+def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "BEAT_SECONDS", 0.05)
+    with claim(tmp_path):
+        before = (tmp_path / "lock").stat().st_mtime_ns
+        time.sleep(0.4)
+        assert (tmp_path / "lock").stat().st_mtime_ns > before
+
+
+def test_names_of_cells_differ() -> None:
+    assert Cell("a", 3, 0).name == "a_n3_seed0"
+    assert Cell("a", 3, 0).folder(Path("s")) == Path("s/cells/a/n3/seed0")
