@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import multiprocessing
 import os
 import shutil
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,9 @@ def cell(source: tuple[str, str], target: Any, like: bool) -> dict[str, str]:
             main_with(
                 build_parser().parse_args(["-d", str(target.dataset), "--like", source[1], "-p", plans, "-np", "1"])
             )
+            planned = json.loads((folder / f"{plans}.json").read_text())["configurations"]
+            if target.configuration not in planned:  # a 2D file plans a 2D target
+                target = replace(target, configuration="2d", patch=(64, 64))
             shrink(folder / f"{plans}.json", target.configuration, target.patch)
         report = finetune_plans(dataset, plans, "matrixPlans", {"init": source[1], **STEPS}, target.configuration, True)
     except NnsslError as error:

@@ -107,7 +107,7 @@ def shrink(file: Path, configuration: str, patch: tuple[int, ...]) -> None:
     settings = plans["configurations"][configuration]
     stages = settings["architecture"]["arch_kwargs"]["strides"]
     total = np.prod(np.array(stages), axis=0)
-    settings["patch_size"] = [int(-(-max(p, t) // t) * t) for p, t in zip(patch, total)]
+    settings["patch_size"] = [int(-(-max(p, 2 * t) // t) * t) for p, t in zip(patch, total)]
     settings["batch_size"] = 2
     file.write_text(json.dumps(plans, indent=1))
 

@@ -13,7 +13,7 @@ from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report.collect import Study
 from nnssl.evaluate.report.compare import Comparison, final_of_control
 from nnssl.evaluate.report.conclusion import MAIN_Q
-from nnssl.inspect.figures import panel
+from nnssl.inspect.figures import INK, panel
 
 COLOURS = ("#7f868d", "#4a90d9", "#d98200", "#009e73", "#cc5fa0", "#8a63d2", "#c0392b", "#2aa1b3", "#a08000", "#5b7a1f")
 """The control first, in grey; told apart on light and dark ground."""
@@ -104,11 +104,25 @@ def _bound(axis: Any, row: int, speed: SpeedUp) -> None:
     sign = {"at least": ">", "at most": "<"}.get(speed.censored, "")
     end = max(speed.ratio, 1)
     axis.annotate(
-        f"{sign}{speed.ratio:.2g}", (end, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        f"{sign}{speed.ratio:.2g}",
+        (end, row),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=INK,
     )
 
 
 def _legend_below(figure: Any, axis: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=8)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=min(4, len(labels)),
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+        )
