@@ -65,8 +65,36 @@ class nnsslPreprocessor(DefaultPreprocessor):
         seg = reader.read_seg(case.label)[0] if case.label else None
         if seg is not None and seg.shape[1:] != data.shape[1:]:
             raise Failure(f"label shape {seg.shape[1:]} differs from image shape {data.shape[1:]}")
-        _check_extent(data.shape[1:], properties["spacing"], plans.transpose_forward, configuration.spacing)
         digest = voxel_digest(data)
+        data, seg, body, properties = self.prepare(data, seg, properties, plans, configuration, dataset_json)
+        save_case(target, data, seg, body, properties, configuration.patch_size, half=case.label is None)
+        shape = tuple(int(n) for n in data.shape[1:])
+        return PoolCase(case.name, target.parent.name, shape, case.label is not None, digest, len(body))
+
+    def prepare(
+        self,
+        data: np.ndarray,
+        seg: np.ndarray | None,
+        properties: dict[str, Any],
+        plans: PlansManager,
+        configuration: ConfigurationManager,
+        dataset_json: dict,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """The steps for one case in memory.
+
+        Args:
+            data: (C, Z, Y, X) as `read_case` returns it.
+            seg: (1, Z, Y, X) labels, or None.
+            properties: with `spacing` (Z, Y, X) in mm.
+
+        Returns:
+            Image (C, Z, Y, X), labels (1, Z, Y, X; -1 outside the non-zero region), body positions (K, 3), properties.
+
+        Raises:
+            Failure: the case is not usable.
+        """
+        _check_extent(data.shape[1:], properties["spacing"], plans.transpose_forward, configuration.spacing)
+        channel_names = list(dataset_json["channel_names"].values())
         mask = body_mask(data, channel_names, properties["spacing"]).transpose(plans.transpose_forward)
         if seg is None:
             configuration = _WithoutLabels(configuration.configuration)
@@ -75,10 +103,7 @@ class nnsslPreprocessor(DefaultPreprocessor):
         if not np.isfinite(data).all():
             raise Failure("normalisation gave NaN or infinite values")
         properties.setdefault("class_locations", {})
-        body = _body_positions(mask, properties, data.shape[1:])
-        save_case(target, data, seg, body, properties, configuration.patch_size, half=case.label is None)
-        shape = tuple(int(n) for n in data.shape[1:])
-        return PoolCase(case.name, target.parent.name, shape, case.label is not None, digest, len(body))
+        return data, seg, _body_positions(mask, properties, data.shape[1:]), properties
 
 
 def _check_extent(

@@ -42,9 +42,10 @@ def dry_run(request: Request, preview: Path | None = None) -> int:
         os.environ["nnUNet_results"] = elsewhere
         try:
             with contextlib.redirect_stdout(io.StringIO()):
-                trainer = make_trainer(request, prepare(request), device)
+                settings = prepare(request)
+                trainer = make_trainer(request, settings, device)
                 trainer.initialize()
-            memory_before = _memory(device)
+            memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
             if preview is not None:  # before the timed steps: the weights a run begins with
                 preview.parent.mkdir(parents=True, exist_ok=True)
                 trainer.save_preview(preview, TRAINING)
@@ -80,7 +81,7 @@ def _memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: float) -> list[str]:
+def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: float | None) -> list[str]:
     run = trainer.run
     parameters = sum(p.numel() for p in trainer.method.parameters())
     encoder = sum(p.numel() for p in trainer.method.exported().encoder.parameters())
@@ -89,7 +90,12 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
     steps = run.epochs * run.iterations
     empty = float(trainer.state.sums["empty_crops"]) / trainer.state.step
     used = _memory(trainer.device)
-    where = "GPU" if trainer.device.type == "cuda" else f"of which {(used - memory_before) / 2**30:.2f} for training"
+    if trainer.device.type == "cuda":
+        where = "GPU"
+    elif memory_before is None:
+        where = "measuring both ways included"
+    else:
+        where = f"of which {(used - memory_before) / 2**30:.2f} for training"
     patch = "x".join(str(n) for n in trainer.method.read_size())
     options = ", ".join(f"{k}={v}" for k, v in run.options.items())
     return [
@@ -99,7 +105,7 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
         f"parameters  {parameters:,}, the encoder {encoder:,}",
         f"data        {len(trainer.train_pool)} cases, {trainer.num_input_channels} channel(s), crops {patch}, "
         f"batch {run.batch_size}",
-        *(f"            {line}" for line in trainer.pools.lines),
+        *(f"            {line}" for line in [*trainer.pools.lines, *trainer.executor_lines]),
         f"optimiser   {run.optimizer}, peak learning rate {run.lr:g}, {run.schedule}, warm-up {100 * (run.warmup or 0):g} %",
         f"memory      {used / 2**30:.2f} GiB peak ({where})",
         f"time        {seconds:.3f} s per step (measured, without waiting for data), {steps:,} steps: "

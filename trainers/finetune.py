@@ -6,12 +6,15 @@ They leave the architecture to the plans and write `trainer_name = "nnUNetTraine
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from nnssl.trainers import schedule
+from nnssl.trainers.averaging import WeightAverage
 from nnssl.trainers.finetune_groups import frozen_part, layered_groups
+from nnssl.trainers.finetune_head import BATCHES, fit_heads
 from nnssl.trainers.finetune_init import brings_decoder, load_into, seen_in_pretraining
 from nnssl.trainers.finetune_settings import settings_from_plans
 from nnssl.trainers.optimisers import make_optimizer, set_lr
@@ -57,11 +60,14 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         self._iteration = 0
         self._initial: dict[str, torch.Tensor] | None = None
         self.load_report: LoadReport | None = None
+        self._average: WeightAverage | None = None
 
     def initialize(self) -> None:
         """As nnU-Net; remembers a sample of the fresh weights, to tell later whether any were replaced."""
         super().initialize()
         self._initial = {k: v.detach().flatten()[:64].clone() for k, v in self._unet().named_parameters()}
+        if self.settings.average:
+            self._average = WeightAverage(self._unet(), self.settings.average)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """One optimiser over all parameters for all stages, so that momentum outlives a stage."""
@@ -78,7 +84,9 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
 
     def stage(self, epoch: float) -> tuple[float, bool]:
         """Learning rate and whether the encoder learns, at a fractional epoch. Pure, so a resume lands right."""
-        factor, encoder_learns = self.stage_of(epoch, self.num_epochs, self.settings.warmup_epochs)
+        factor, encoder_learns = self.stage_of(
+            epoch, self.num_epochs, self.settings.warmup_epochs, self.settings.decay_power or 0.9
+        )
         return self.initial_lr * factor, encoder_learns
 
     def on_train_epoch_start(self) -> None:
@@ -98,7 +106,33 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         """nnU-Net's step at this iteration's rate."""
         self._set_stage()
         self._iteration += 1
-        return super().train_step(batch)
+        outputs = super().train_step(batch)
+        if self._average is not None:
+            self._average.update()
+        return outputs
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Inside, the network holds the weights that this training would hand over now."""
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate what is handed over."""
+        if self._average is not None:
+            self._average.exchange()
+        super().on_validation_epoch_start()
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """As nnU-Net; then the weights that learn return."""
+        super().on_validation_epoch_end(val_outputs)
+        if self._average is not None:
+            self._average.exchange()
+
+    def on_train_end(self) -> None:
+        """The average, if one is kept, is the result."""
+        if self._average is not None:
+            self._average.exchange()
+            self._average = None
+        super().on_train_end()
 
     def _set_stage(self) -> None:
         # the middle of the step: a ramp neither starts at zero nor overshoots
@@ -144,6 +178,8 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             self._load_named_weights()
             self._report_pretrained()
         super().on_train_start()
+        if self.current_epoch == 0 and self.settings.head == "fitted":
+            self._fit_heads()
         taken = self.settings.taken()
         self.print_to_log_file(f'from the plans\' "nnssl" block: {taken}' if taken else 'no "nnssl" block in the plans')
         self.print_to_log_file(
@@ -175,6 +211,17 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
                 f"WARNING: pretraining saw {len(seen)} of this fold's validation cases, without labels (as {seen[0]}); "
                 "their scores say less about new patients. Pretrain with the same fold (nnssl_pretrain -f FOLD)"
             )
+
+    def _fit_heads(self) -> None:
+        """Start from segmentation layers that suit the features; on several ranks the first one's count."""
+        manager = self.label_manager
+        batches = (next(self.dataloader_train) for _ in range(BATCHES))
+        dice = fit_heads(self._unet(), batches, self.device, manager.has_regions, manager.ignore_label)
+        if self.is_ddp:
+            for parameter in self._unet().decoder.seg_layers.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
+        shown = ", ".join(f"{value:.3f}" for value in dice)
+        self.print_to_log_file(f"segmentation layers fitted, soft Dice on {BATCHES} batches, finest first: {shown}")
 
     def _replaced(self) -> dict[str, list[int]]:
         """Weight tensors of encoder and decoder: how many are no longer as they were initialised, and of how many."""
@@ -208,8 +255,12 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         """nnU-Net's checkpoint under nnU-Net's trainer name, written atomically."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
+        resumes = Path(filename).name == "checkpoint_latest.pth"
+        with nullcontext() if resumes else self.evaluated_weights():
+            weights = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
         content = {
-            "network_weights": self._unet().state_dict(),
+            "network_weights": weights,
+            "nnssl_average": self._average.state_dict() if self._average is not None else None,
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "logging": self.logger.get_checkpoint(),
@@ -221,6 +272,17 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         }
         with atomic_path(Path(filename)) as temporary:
             torch.save(content, temporary)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net, and the average of the weights with it."""
+        super().load_checkpoint(filename_or_checkpoint)
+        if self._average is None:
+            return
+        checkpoint = filename_or_checkpoint
+        if not isinstance(checkpoint, dict):  # the user's own training, read as nnU-Net itself has just read it
+            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        if checkpoint.get("nnssl_average") is not None:
+            self._average.load_state_dict(checkpoint["nnssl_average"])
 
     def _unet(self) -> Any:
         """The bare network, whatever wraps it."""

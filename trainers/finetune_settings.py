@@ -16,10 +16,15 @@ class FinetuneSettings(BaseModel):
     Attributes:
         num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch, initial_lr, optimizer: as their names say.
         warmup_epochs: ramp of the whole network, in epochs.
+        decay_power: exponent of the decay after the ramp, (1 - progress)^power; None = nnU-Net's 0.9.
+        average: evaluate and keep the average of the weights instead of the last ones; the number is the power of
+            `nnssl.trainers.averaging`, 0 = off.
         layer_decay: factor on the learning rate from each encoder stage to the one before it; 1 = none.
         new_layers_lr: factor on the learning rate of what `init` does not cover (segmentation layers, a fresh decoder).
         rescale: bring the kernels of `init` that stand before a norm to the size of fresh ones; see
             `nnssl.transfer.adapt.rescale`.
+        head: `fitted` sets the segmentation layers by a linear fit on the pretrained features before the first step, see
+            `nnssl.trainers.finetune_head`; `random` leaves nnU-Net's initialisation.
         freeze_stages: how many stages of the encoder, from the input, never learn; the stem goes with the first.
         init: file of pretrained weights that the trainer loads and fits by itself.
         decoder: take the decoder from that file too; None = if it has one.
@@ -37,9 +42,12 @@ class FinetuneSettings(BaseModel):
     initial_lr: float | None = Field(None, gt=0)
     optimizer: Literal["sgd", "adamw"] | None = None
     warmup_epochs: float | None = Field(None, ge=0)
+    decay_power: float | None = Field(None, gt=0)
+    average: float | None = Field(None, ge=0)
     layer_decay: float | None = Field(None, gt=0, le=1)
     new_layers_lr: float | None = Field(None, gt=0)
     rescale: bool | None = None
+    head: Literal["fitted", "random"] | None = None
     freeze_stages: int | None = Field(None, ge=0)
     init: str | None = None
     decoder: Literal["pretrained", "fresh"] | None = None

@@ -256,6 +256,8 @@ def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
         given |= set(asked.options)
     for key in sorted(given):
         wanted, kept = (_setting(r, key) for r in (asked, saved))
+        if key == "executor" and wanted == "auto":
+            continue  # it was settled when the run began
         if key not in ("method", "options") and wanted != kept:
             raise NnsslError(
                 f"--c continues the run with its own settings: {key} is {kept} there, not {wanted}. "

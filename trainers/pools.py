@@ -130,7 +130,8 @@ def _split(pools: Mapping[str, Pool], fold: str | int) -> tuple[Pool, Pool, list
         except NnsslError as error:
             raise NnsslError(f"{name}: {error}") if len(pools) > 1 else error from None
     if len(pools) == 1:
-        return *next(iter(parts.values())), []
+        training, validation = next(iter(parts.values()))
+        return (training, validation, []) if fold == "all" else _hold_out(training, validation, fold)
     folder = nnunet_folder("nnUNet_preprocessed")
     training, doubled = join_pools({n: p[0] for n, p in parts.items()}, folder)
     lines = [
@@ -146,12 +147,17 @@ def _split(pools: Mapping[str, Pool], fold: str | int) -> tuple[Pool, Pool, list
     if fold == "all":
         return training, training, lines
     validation, _ = join_pools({n: p[1] for n, p in parts.items()}, folder)
-    training, held_out = without(training, validation)
-    if held_out:
-        lines.append(f"{held_out} training case(s) of one dataset are validation cases of another: held out")
+    training, validation, more = _hold_out(training, validation, fold)
+    return training, validation, [*lines, *more]
+
+
+def _hold_out(training: Pool, validation: Pool, fold: str | int) -> tuple[Pool, Pool, list[str]]:
+    """Without training cases that are validation cases under another name, or of another dataset."""
+    training, doubled = without(training, validation)
     if not len(training):
         raise NnsslError(f"fold {fold} leaves no training case: use 'all'")
-    return training, validation, lines
+    said = f"{doubled} training case(s) have the voxels of a validation case, under another name: held out"
+    return training, validation, [said] if doubled else []
 
 
 def _thin(

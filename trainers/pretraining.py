@@ -20,6 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers import checkpoint as checkpoints
 from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_reading, crop_batch, describe_run
 from nnssl.trainers.empty_crops import empty_advice, empty_share, intensity_scales
+from nnssl.trainers.executor import settle_executor
 from nnssl.trainers.export import export_rehearsal, export_run, write_snapshot
 from nnssl.trainers.monitor import Monitor
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
@@ -80,7 +81,10 @@ class nnsslTrainer(nnUNetTrainer):
         """Build the pool, the method and the optimiser from the plans and the run's settings."""
         if self.was_initialized:
             raise RuntimeError("the trainer is initialized already")
-        self.run = self.run.resolved(self.configuration_manager.batch_size)
+        self.run = self.run.resolved(
+            self.configuration_manager.batch_size,
+            next(iter(self.configuration_manager.network_arch_init_kwargs.get("features_per_stage", ())), None),
+        )
         self.num_epochs, self.num_iterations_per_epoch = self.run.epochs, self.run.iterations
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
@@ -95,6 +99,7 @@ class nnsslTrainer(nnUNetTrainer):
         check_reading(self.method, self.train_pool)
         assign_ranks(self.method, self.run.batch_size, self.local_rank, self.world_size)
         self.method.to(self.device)
+        self.executor_lines = settle_executor(self)
         scales = intensity_scales(self.plans_manager.plans, self.configuration_manager.configuration)
         self._scales_C = torch.tensor(scales, device=self.device)
         self.network: Any = self.method
@@ -344,7 +349,7 @@ class nnsslTrainer(nnUNetTrainer):
             f"{len(self.train_pool)} training cases, {len(self.val_pool)} validation cases"
             + (" (the same: fold all)" if self.fold == "all" else "")
         )
-        for line in self.pools.lines:
+        for line in [*self.pools.lines, *self.executor_lines]:
             self.print_to_log_file(line, add_timestamp=False)
         if self.ancestor is not None and not self.resumed:
             self.print_to_log_file(f"starting from {self.run.init}:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,9 @@ class RunConfig(BaseModel):
     )
     workers: int | None = Field(None, ge=0, description="reading processes per GPU; default: from the processors")
     save_every: int = Field(10, ge=1, description="epochs between checkpoints")
+    executor: Literal["auto", "tiles", "dense"] = Field(
+        "dense", description="how a sparse encoder is computed; auto measures which way is faster"
+    )
     init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
@@ -86,10 +90,17 @@ class RunConfig(BaseModel):
             raise ValueError("every dataset's weight must be above 0; leave a dataset out of --with instead")
         return value
 
-    def resolved(self, plans_batch_size: int) -> RunConfig:
-        """The same run with every default written out."""
+    def resolved(self, plans_batch_size: int, width: int | None = None) -> RunConfig:
+        """The same run with every default written out.
+
+        Args:
+            plans_batch_size: for runs that name none.
+            width: features of the network's first stage, which some default rates depend on; None = as the rate was found.
+        """
         method = get_method(self.method)
         advice = method.optimisation
+        if advice.width is not None and width is not None:
+            advice = replace(advice, lr=advice.lr * min(1.0, advice.width / width))
         return self.model_copy(
             update={
                 "batch_size": self.batch_size or plans_batch_size,

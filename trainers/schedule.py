@@ -42,13 +42,14 @@ def sawtooth_unit(num_epochs: int) -> float:
     return max(0.025 * num_epochs, min(7.5, 0.05 * num_epochs))
 
 
-def finetune_warmup(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
+def finetune_warmup(epoch: float, num_epochs: int, ramp: float | None = None, power: float = 0.9) -> tuple[float, bool]:
     """Ramp of the whole network, then poly.
 
     Args:
         epoch: fractional epoch.
         num_epochs: epochs of the training.
         ramp: epochs of the ramp; None = `warmup_epochs`.
+        power: exponent of the decay.
 
     Returns:
         Factor on the peak rate, and whether the encoder learns.
@@ -56,10 +57,12 @@ def finetune_warmup(epoch: float, num_epochs: int, ramp: float | None = None) ->
     ramp = warmup_epochs(num_epochs) if ramp is None else ramp
     if epoch < ramp:
         return epoch / ramp, True
-    return poly((epoch - ramp) / (num_epochs - ramp)), True
+    return poly((epoch - ramp) / (num_epochs - ramp), power), True
 
 
-def finetune_sawtooth(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
+def finetune_sawtooth(
+    epoch: float, num_epochs: int, ramp: float | None = None, power: float = 0.9
+) -> tuple[float, bool]:
     """Decoder alone (ramp, then poly), then the whole network (ramp, then poly): two teeth.
 
     Of 1000 epochs: 0-24 and 25-49 the decoder alone, 50-99 ramp of all, then poly. `ramp` is the ramp of the whole
@@ -69,17 +72,17 @@ def finetune_sawtooth(epoch: float, num_epochs: int, ramp: float | None = None) 
     if epoch < unit:
         return epoch / unit, False
     if epoch < 2 * unit:
-        return poly((epoch - unit) / unit), False
+        return poly((epoch - unit) / unit, power), False
     if epoch < 4 * unit:
         return (epoch - 2 * unit) / (2 * unit), True
-    return poly((epoch - 4 * unit) / (num_epochs - 4 * unit)), True
+    return poly((epoch - 4 * unit) / (num_epochs - 4 * unit), power), True
 
 
-def finetune_frozen(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
+def finetune_frozen(epoch: float, num_epochs: int, ramp: float | None = None, power: float = 0.9) -> tuple[float, bool]:
     """The decoder alone: ramp, then poly."""
-    return finetune_warmup(epoch, num_epochs, ramp)[0], False
+    return finetune_warmup(epoch, num_epochs, ramp, power)[0], False
 
 
-def from_scratch(epoch: float, num_epochs: int, ramp: float | None = None) -> tuple[float, bool]:
+def from_scratch(epoch: float, num_epochs: int, ramp: float | None = None, power: float = 0.9) -> tuple[float, bool]:
     """nnU-Net's own: poly from the start; with a ramp if one is asked for."""
-    return finetune_warmup(epoch, num_epochs, ramp or 0.0)
+    return finetune_warmup(epoch, num_epochs, ramp or 0.0, power)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnssl.cli.common import natural, parser, run
 from nnssl.errors import NnsslError
+
+if TYPE_CHECKING:
+    from nnssl.evaluate.embedding import Embedding
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--per", choices=["case", "slice"], default="case", help="a row per case, or per slice (2D)")
     p.add_argument("--levels", default="deepest", metavar="L", help="encoder stages: deepest, all, or numbers as 2,3")
     p.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
+    p.add_argument("--picture", choices=["pca", "tsne"], help="also draw the rows, slices coloured by their place")
     p.add_argument("--seed", type=natural, default=0, help="of a random encoder")
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
     p.add_argument("-o", required=True, type=Path, metavar="FILE", help="file to write: .npz or .parquet")
@@ -53,7 +58,27 @@ def main_with(a: argparse.Namespace) -> None:
              "pooling": a.pooling, "encoder": extractor.origin}  # fmt: skip
     found = embed(extractor, cases, read, a.per, about)
     write_embedding(found, a.o)
+    if a.picture:
+        _picture(found, a)
     log.info("%s: %d rows of %d features, %d cases", a.o, *found.features.shape, len(cases))
+
+
+def _picture(found: Embedding, a: argparse.Namespace) -> None:
+    """Slices are coloured by their place between the first (0) and the last one (1) of their case."""
+    import numpy as np
+
+    from nnssl.evaluate.projection import draw, project
+
+    path = a.o.with_name(f"{a.o.stem}_{a.picture}.png")
+    places = project(found.features, a.picture, a.seed)
+    title = f"{Path(a.init).name}, {found.about['dataset']}"
+    if a.per == "case":
+        draw(places, np.full(len(found.cases), "cases"), "classes", "", title, path)
+    else:
+        last = {case: max(1, int(n)) for case, n in zip(found.cases, found.slices)}  # slices are in order
+        where = found.slices / np.array([last[c] for c in found.cases])
+        draw(places, where, "regression", "place in the stack", title, path)
+    log.info("%s", path)
 
 
 def main() -> None:

@@ -32,17 +32,31 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--channel-map", metavar="MAP", help="for each channel the file's (from 0) or mean, as 0,0,mean")
     p.add_argument("--min-coverage", type=share, metavar="SHARE", help="share of the encoder that must be pretrained")
     p.add_argument("--schedule", choices=["warmup", "sawtooth", "frozen", "scratch"], default="warmup", help="trainer")
+    p.add_argument(
+        "--recipe",
+        choices=["auto", "published"],
+        default="auto",
+        help="settings that are not given here; auto: those measured for short trainings below 5000 steps, else published",
+    )
     p.add_argument("--epochs", type=positive_int, metavar="N", help="epochs; default: nnU-Net's 1000")
     p.add_argument("--iterations", type=positive_int, metavar="N", help="steps per epoch; default: nnU-Net's 250")
     p.add_argument("--val-iterations", type=positive_int, metavar="N", help="validation steps per epoch; default: 50")
     p.add_argument("--lr", type=positive_float, metavar="X", help="peak learning rate; default: the trainer's")
     p.add_argument("--optimizer", choices=["sgd", "adamw"], help="optimiser; default: sgd")
     p.add_argument("--warmup", type=float, metavar="EPOCHS", help="length of the ramp; default: 5 %% of the epochs")
+    p.add_argument("--decay-power", type=positive_float, metavar="X", help="exponent of the decay; default: 0.9")
+    p.add_argument("--average", type=float, metavar="POWER", help="hand over an average of the weights; 0 = off")
     p.add_argument("--layer-decay", type=positive_float, metavar="X", help="factor on the rate from stage to stage")
     p.add_argument(
         "--new-layers-lr", type=positive_float, metavar="X", help="factor on the rate of what is not pretrained"
     )
-    p.add_argument("--rescale", action="store_true", help="bring pretrained kernels to the size of fresh ones")
+    p.add_argument(
+        "--rescale",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="bring pretrained kernels to the size of fresh ones",
+    )
+    p.add_argument("--head", choices=["fitted", "random"], help="segmentation layers before the first step")
     p.add_argument(
         "--freeze-stages", type=natural, metavar="N", help="encoder stages, from the input, that never learn"
     )
@@ -55,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main_with(a: argparse.Namespace) -> None:
     from nnssl.data.folders import read_plans, resolve_dataset
     from nnssl.trainers.finetune_plan import absolute, draw_cases, finetune_plans, next_command
+    from nnssl.trainers.recipes import EPOCHS, ITERATIONS, plans_block
 
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     if a.f != "all" and not a.f.isdecimal():
@@ -76,13 +91,23 @@ def main_with(a: argparse.Namespace) -> None:
         "initial_lr": a.lr,
         "optimizer": a.optimizer,
         "warmup_epochs": a.warmup,
+        "decay_power": a.decay_power,
+        "average": a.average,
         "layer_decay": a.layer_decay,
         "new_layers_lr": a.new_layers_lr,
-        "rescale": a.rescale or None,
+        "rescale": a.rescale,
+        "head": a.head,
         "freeze_stages": a.freeze_stages,
         "seed": a.seed,
         "train_cases": draw_cases(dataset, a.f, a.train_cases, a.seed) if a.train_cases else None,
     }
+    if a.recipe == "auto":
+        rest = plans_block(a.epochs or EPOCHS, a.iterations or ITERATIONS, pretrained=a.schedule != "scratch")
+        chosen = {k: v for k, v in rest.items() if settings.get(k) is None}
+        settings |= chosen
+        if chosen:
+            said = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
+            log.info("a short training; chosen for it (--recipe published: not): %s", said)
     report = finetune_plans(dataset, a.p, a.o, settings, configuration, a.overwrite)
     if report is not None:
         log.info("%s fits %s of %s:", a.init, configuration, dataset)

@@ -60,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--init", metavar="FILE", help="encoder.pth of another run to start from (chained pretraining), same plans"
     )
     p.add_argument("--name", help="tells two runs of one method apart")
+    p.add_argument(
+        "--executor",
+        choices=["auto", "tiles", "dense"],
+        help="spark: compute the encoder on the visible blocks alone (tiles), on whole crops that are masked after every "
+        "operation (dense), or the way that is measured to be faster (auto)",
+    )
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="device (the best there is if not set)")
     p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")
     p.add_argument("--c", dest="resume", action="store_true", help="continue the run from its last checkpoint")
@@ -75,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main_with(a: argparse.Namespace) -> int:
-    named = ("epochs", "iterations", "batch_size", "lr", "seed", "init", "with_datasets", "snapshots")
+    named = ("epochs", "iterations", "batch_size", "lr", "seed", "init", "with_datasets", "snapshots", "executor")
     flags = {k: getattr(a, k) for k in named}
     request = Request(
         dataset=a.dataset,

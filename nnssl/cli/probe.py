@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnssl.cli.common import natural, parser, positive_int, run
 from nnssl.errors import NnsslError
+
+if TYPE_CHECKING:
+    from nnssl.evaluate.labels import TargetColumn
+    from nnssl.evaluate.probe.run import Finding
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
     p.add_argument("--random", type=positive_int, default=3, metavar="N", help="random encoders to compare with")
     p.add_argument("--permutations", type=natural, default=100, metavar="N", help="shuffles of the target")
+    p.add_argument("--picture", choices=["pca", "tsne"], default="pca", help="of the features, coloured by each target")
     p.add_argument("--seed", type=natural, default=0, help="of folds, shuffles and random encoders")
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
     p.add_argument("-o", required=True, type=Path, metavar="DIR", help="folder to write")
@@ -46,26 +52,31 @@ def main_with(a: argparse.Namespace) -> None:
     from nnssl.data.subjects import read_subjects
     from nnssl.evaluate.features import RANDOM, case_reader
     from nnssl.evaluate.labels import read_table, read_target
-    from nnssl.evaluate.probe.run import picture, probe_target, write_findings
+    from nnssl.evaluate.probe.answers import outer_splits
+    from nnssl.evaluate.probe.run import probe_target, write_findings
 
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     cases, read = case_reader(dataset, a.p, a.c)
     subjects = read_subjects(nnunet_folder("nnUNet_raw") / dataset, cases)
-    targets = [read_target(a.labels, t, cases, subjects, a.group) for t in a.target]
+    targets = _together([read_target(a.labels, t, cases, subjects, a.group) for t in a.target], dataset)
+    for target in targets:  # what cannot be split is said before features take their time
+        outer_splits(target.values, target.groups, target.kind, a.seed)
     apart = _column(read_table(a.labels), a.per_group, a.labels) if a.per_group else {}
     sources = dict(_named(text) for text in a.init) or {"random 0": RANDOM}
     encoders = {name: _features(a, dataset, cases, read, source, a.seed) for name, source in sources.items()}
     random = [_features(a, dataset, cases, read, RANDOM, a.seed + 1000 + i) for i in range(a.random)]
-    findings = []
+    about = {"dataset": dataset, "plans": a.p, "configuration": a.c, "levels": a.levels, "pooling": a.pooling}
+    findings: list[Finding] = []
+    lines: list[str] = []
     for target in targets:
         log.info(
             "%s: %s, %d cases of %d patients", target.name, target.kind, len(target.cases), len(set(target.groups))
         )
         findings += probe_target(target, encoders, random, permutations=a.permutations, seed=a.seed, apart=apart)
         for name, features in encoders.items():
-            picture(target, features, a.o / f"pca_{target.name}_{name}.png".replace(" ", "_"), f"{name}: {target.name}")
-    about = {"dataset": dataset, "plans": a.p, "configuration": a.c, "levels": a.levels, "pooling": a.pooling}
-    for line in write_findings(findings, a.o, about):
+            _picture(a, target, name, features)
+        lines = write_findings(findings, a.o, about)  # again after every target: they take minutes each
+    for line in lines:
         log.info("%s", line)
 
 
@@ -78,6 +89,30 @@ def _features(a: argparse.Namespace, dataset: str, cases: Any, read: Any, source
     options = {"levels": a.levels, "pooling": a.pooling, "seed": seed, "device": pick_device(a.device, 1)}
     found = embed(make_extractor(source, dataset, a.p, a.c, **options), cases, read, "case", {})
     return dict(zip(found.cases, found.features))
+
+
+def _together(targets: list[TargetColumn], dataset: str) -> list[TargetColumn]:
+    """Cases whose voxels are the same under another name stay on one side of every split."""
+    from nnssl.evaluate.labels import join_twins
+    from nnssl.trainers.pools import fingerprint_of
+
+    digests = (fingerprint_of(dataset) or {}).get("nnssl", {}).get("cases", {})
+    joined = [join_twins(target, digests) for target in targets]
+    twins = sorted({pair for _, pairs in joined for pair in pairs})
+    if twins:
+        said = ", ".join(f"{one} = {other}" for one, other in twins[:3])
+        log.info("%d case(s) have the voxels of another one and are kept on its side: %s", len(twins), said)
+    return [target for target, _ in joined]
+
+
+def _picture(a: argparse.Namespace, target: TargetColumn, encoder: str, features: dict[str, Any]) -> None:
+    import numpy as np
+
+    from nnssl.evaluate.projection import draw, project
+
+    places = project(np.stack([features[c] for c in target.cases]), a.picture, a.seed)
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{a.picture}_{target.name}_{encoder}.png")
+    draw(places, target.values, target.kind, target.name, f"{encoder}: {target.name}", a.o / name)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 DESCRIPTION = """Compare initialisations on a labelled nnU-Net dataset: with few labels, over several draws, honestly.
 
   nnssl_study init -d 27 -p nnsslPlans -c 3d_fullres --init spark=RUN/encoder.pth --counts 3 10 -o study.yaml
+  nnssl_study init -d 27 -c 2d --labels cases.csv --target group -m linear --counts 20 40 -o study.yaml    classification
   nnssl_study run study.yaml -o STUDY --dry-run      what would run, and how long it takes
   nnssl_study run study.yaml -o STUDY                again to go on after an interruption
   nnssl_study report STUDY                           report.html, tables and figures; also while it runs"""
@@ -28,7 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands.add_parser("run", help="run a study, or go on with it", allow_abbrev=False))
     report = commands.add_parser("report", help="write the report of a study", allow_abbrev=False)
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of the study")
-    report.add_argument("--metric", default="dice", help="that the figures show")
+    report.add_argument(
+        "--metric", help="that the figures show; default: dice, or balanced_accuracy or r2 of a classification"
+    )
     return p
 
 
@@ -48,6 +51,12 @@ def _add_init(p: argparse.ArgumentParser) -> None:
     p.add_argument("--steps", type=positive_int, default=1000, metavar="N", help="optimiser steps of every training")
     p.add_argument("--test-cases", type=positive_int, metavar="N", help="default: three quarters of the fold's")
     p.add_argument("--stock", action="store_true", help="also the stock nnUNetTrainer")
+    classes = p.add_argument_group("classification instead of segmentation")
+    classes.add_argument("--labels", type=Path, metavar="FILE.csv", help="table with a column case and the target")
+    classes.add_argument("--target", metavar="COLUMN", help="class or quantity to predict")
+    classes.add_argument("--group", metavar="COLUMN", help="patient; default: what the dataset knows of its subjects")
+    classes.add_argument("--npz", type=Path, metavar="FILE", help="MedMNIST-style images and labels instead of a table")
+    classes.add_argument("-m", choices=["finetune", "linear", "mlp", "knn"], default="finetune", help="how")
     p.add_argument("--overwrite", action="store_true", help="replace the file")
     p.add_argument("-o", required=True, type=Path, metavar="STUDY.yaml", help="file to write")
 
@@ -74,30 +83,50 @@ def main_with(a: argparse.Namespace) -> int | None:
 
 
 def _init(a: argparse.Namespace) -> None:
-    from nnssl.evaluate.study.propose import propose, write_commented
+    from nnssl.evaluate.study.commented import write_commented
+    from nnssl.evaluate.study.propose import propose
+    from nnssl.evaluate.study.propose_classification import propose_classification
 
     if a.o.exists() and not a.overwrite:
         raise NnsslError(f"{a.o} exists: choose another name with -o, or give --overwrite")
-    study, notes = propose(
-        dataset=a.d,
-        plans=a.p,
-        configuration=a.c,
-        fold=a.f,
-        inits=[_named(text) for text in a.init],
-        counts=a.counts,
-        unit=a.unit,
-        seeds=a.seeds,
-        steps=a.steps,
-        test_cases=a.test_cases,
-        stock=a.stock,
-        name=a.o.stem,
-    )
+    shared = {
+        "dataset": a.d, "plans": a.p, "configuration": a.c, "fold": a.f, "inits": [_named(text) for text in a.init],
+        "counts": a.counts, "unit": a.unit, "seeds": a.seeds, "steps": a.steps, "test_cases": a.test_cases, "name": a.o.stem,
+    }  # fmt: skip
+    if _is_classification(a):
+        asked = {"labels": a.labels, "target": a.target, "group": a.group, "npz": a.npz, "method": a.m}
+        study, notes = propose_classification(**shared, **asked)
+    else:
+        study, notes = propose(**shared, stock=a.stock)
     write_commented(study, a.o)
     for note in notes:
         log.info("%s", note)
     trainings = len(study.inits) * len(study.counts) * len(study.seeds)
-    log.info("%s: %d trainings of %d steps; next:", a.o, trainings, study.steps)
+    length = f" of {study.steps} steps" if study.stepwise else ""
+    log.info("%s: %d trainings%s; next:", a.o, trainings, length)
     log.info("  nnssl_study run %s -o %s --dry-run", a.o, a.o.with_suffix(""))
+
+
+def _is_classification(a: argparse.Namespace) -> bool:
+    """Whether labels of images are given; refuses halves of that."""
+    if a.labels is None and a.npz is None:
+        given = [name for name, value in (("--target", a.target), ("--group", a.group)) if value is not None]
+        if given:
+            raise NnsslError(f"{given[0]} needs --labels FILE.csv")
+        if a.m != "finetune":
+            raise NnsslError(
+                f"-m {a.m} is for a classification: give --labels FILE.csv with --target COLUMN, or --npz FILE"
+            )
+        return False
+    if a.labels is not None and a.npz is not None:
+        raise NnsslError("give --labels FILE.csv with --target COLUMN, or --npz FILE, not both")
+    if a.labels is not None and a.target is None:
+        raise NnsslError("--labels needs --target COLUMN: which column to predict")
+    if a.npz is not None and (a.target or a.group):
+        raise NnsslError("--target and --group go with --labels; an npz brings its labels")
+    if a.stock:
+        raise NnsslError("--stock is for segmentation")
+    return True
 
 
 def _named(text: str) -> tuple[str, str]:

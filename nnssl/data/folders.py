@@ -117,21 +117,27 @@ def raw_cases(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[RawCas
     ending = dataset_json["file_ending"]
     if not images.is_dir():
         raise MissingError(f"{images} is missing: put the images there as CASE_0000{ending}")
-    by_case: dict[str, dict[int, str]] = {}
-    for entry in sorted(os.scandir(images), key=lambda e: e.name):
-        stem = entry.name.removesuffix(ending)
-        name, _, channel = stem.rpartition("_")
-        if entry.name.endswith(ending) and not entry.name.startswith(".") and len(channel) == 4 and channel.isdecimal():
-            by_case.setdefault(name, {})[int(channel)] = entry.path
+    by_case = image_files(images, ending)
     if not by_case:
         raise MissingError(
             f"no images like CASE_0000{ending} in {images}: check file_ending in dataset.json and the names"
         )
     cases = []
-    for name, files in sorted(by_case.items()):
+    for name, files in by_case.items():
         label = dataset_folder / "labelsTr" / f"{name}{ending}"
-        cases.append(RawCase(name, tuple(files[c] for c in sorted(files)), str(label) if label.is_file() else None))
+        cases.append(RawCase(name, files, str(label) if label.is_file() else None))
     return cases
+
+
+def image_files(folder: Path, ending: str) -> dict[str, tuple[str, ...]]:
+    """Case -> its files in the order of the channels, of images `CASE_0000<ending>`, `CASE_0001<ending>`, ...; by name."""
+    by_case: dict[str, dict[int, str]] = {}
+    for entry in os.scandir(folder):
+        stem = entry.name.removesuffix(ending)
+        name, _, channel = stem.rpartition("_")
+        if entry.name.endswith(ending) and not entry.name.startswith(".") and len(channel) == 4 and channel.isdecimal():
+            by_case.setdefault(name, {})[int(channel)] = entry.path
+    return {name: tuple(files[c] for c in sorted(files)) for name, files in sorted(by_case.items())}
 
 
 def _listed_case(folder: Path, name: str, entry: dict[str, Any]) -> RawCase:

@@ -16,7 +16,7 @@ from nnssl.errors import NnsslError
 from nnssl.networks import build_unet, pool, total_stride
 from nnssl.networks.pooled import Pooling
 from nnssl.trainers.pools import fingerprint_of
-from nnssl.transfer import LoadReport, Target, complete_network, target_of
+from nnssl.transfer import LoadReport, Target, Weights, complete_network, target_of
 from nnssl.transfer.reading import read_weights
 
 RANDOM = "random"
@@ -150,15 +150,42 @@ def make_extractor(
     settings = _configuration(plans, configuration, plans_name, dataset)
     dataset_json = read_dataset_json(nnunet_folder("nnUNet_preprocessed") / dataset / "dataset.json")
     target = target_of(plans, settings, dataset_json, fingerprint_of(dataset))
+    weights = None if source == RANDOM else read_weights(source)
+    return extractor_for(
+        target, settings["patch_size"], weights, levels=levels, pooling=pooling, seed=seed, device=device
+    )
+
+
+def extractor_for(
+    target: Target,
+    patch_size: Sequence[int],
+    weights: Weights | None,
+    *,
+    levels: str = "deepest",
+    pooling: Pooling = "avgmax",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """A frozen encoder of a described network.
+
+    Args:
+        target: the network.
+        patch_size: of the plans.
+        weights: fitted to the network; None = nnU-Net's own initialisation.
+        levels, pooling, seed, device: see `make_extractor`.
+
+    Raises:
+        NnsslError: the weights do not cover the encoder, or the levels are not the encoder's.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet: Any = build_unet(target.architecture, target.channels, 1)
     report, origin = None, {"kind": RANDOM, "seed": seed}
-    if source != RANDOM:
-        report, origin = _load(unet, source, target, seed)
+    if weights is not None:
+        report, origin = _load(unet, weights, target, seed)
     encoder = unet.encoder.to(device).eval().requires_grad_(False)
     stride = total_stride(encoder)
-    tile = tuple(max(2 * s, int(n) // s * s) for n, s in zip(settings["patch_size"], stride))
+    tile = tuple(max(2 * s, int(n) // s * s) for n, s in zip(patch_size, stride))
     chosen = _levels(levels, len(encoder.output_channels))
     return Extractor(encoder, chosen, pooling, tile, torch.device(device), report, origin)
 
@@ -171,8 +198,7 @@ def _configuration(plans: dict[str, Any], name: str, plans_name: str, dataset: s
     return dict(PlansManager(plans).get_configuration(name).configuration)
 
 
-def _load(unet: nn.Module, source: str, target: Target, seed: int) -> tuple[LoadReport, dict[str, Any]]:
-    weights = read_weights(source)
+def _load(unet: nn.Module, weights: Weights, target: Target, seed: int) -> tuple[LoadReport, dict[str, Any]]:
     state, report = complete_network(weights, target, "fresh", seed)
     unet.load_state_dict({k: v for k, v in state.items() if k in unet.state_dict()}, strict=False)
     known = {k: weights.provenance[k] for k in ("method", "steps", "seed", "cases") if k in weights.provenance}

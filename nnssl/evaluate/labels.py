@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -99,6 +99,30 @@ def read_target(
         )
     groups = tuple(by_case[c][1] or subjects.get(c) or c for c in chosen)
     return TargetColumn(name, kind, chosen, values, groups, tuple(c for c in cases if c not in known))
+
+
+def join_twins(target: TargetColumn, digests: Mapping[str, str]) -> tuple[TargetColumn, list[tuple[str, str]]]:
+    """Make one group of the groups of cases that have the same voxels under two names.
+
+    Args:
+        target: values and groups of cases.
+        digests: case -> digest of its voxels, where known.
+
+    Returns:
+        The target, and pairs (case, its twin seen first) of different groups.
+    """
+    name = {group: group for group in target.groups}
+    first: dict[str, int] = {}
+    twins = []
+    for i, case in enumerate(target.cases):
+        if case not in digests:
+            continue
+        other = first.setdefault(digests[case], i)
+        if target.groups[other] != target.groups[i]:
+            twins.append((case, target.cases[other]))
+            kept, gone = name[target.groups[other]], name[target.groups[i]]
+            name = {group: kept if now == gone else now for group, now in name.items()}
+    return replace(target, groups=tuple(name[group] for group in target.groups)), twins
 
 
 def _by_case(

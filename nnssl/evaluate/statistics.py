@@ -54,6 +54,28 @@ def bootstrap_mean(table: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(mean, float(low), float(high))
 
 
+def bootstrap_draws(values: Sequence[float], resampled: np.ndarray, seed: int = 0) -> Estimate:
+    """As `bootstrap_mean` for a score of all cases together, whose resamples of cases have been scored already.
+
+    Args:
+        values: (draws,) with all cases; for a paired comparison the differences.
+        resampled: (draws, resamples) under the same resamples of cases in every draw; NaN = not defined.
+        seed: of the resamples of draws.
+    """
+    known = np.asarray(values, float)
+    mean = float(np.nanmean(known)) if np.isfinite(known).any() else float("nan")
+    draws, count = resampled.shape
+    if draws < 2 or not np.isfinite(mean):
+        return Estimate(mean, float("nan"), float("nan"))
+    drawn = np.random.default_rng(seed).integers(0, draws, (draws, count))
+    table = np.take_along_axis(resampled, drawn, axis=0)
+    means = table[:, np.isfinite(table).any(0)]
+    if means.shape[1] == 0:
+        return Estimate(mean, float("nan"), float("nan"))
+    low, high = np.quantile(np.nanmean(means, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(low), float(high))
+
+
 def mean_ranks(scores: np.ndarray, larger_is_better: bool = True) -> np.ndarray:
     """Mean rank of each initialisation over draws and cases, 1 = best, ties shared.
 

@@ -33,6 +33,9 @@ class Optimisation:
     Attributes:
         optimizer: `adamw`, `adam`, `radam`, `sgd` (Nesterov), `lars` or `lamb`.
         lr: peak learning rate, absolute.
+        width: features of the first stage that `lr` was found at; wider networks get lr * width / theirs, because Adam
+            moves every weight by the rate, however many inputs add up (Yang et al. 2022, arXiv 2203.03466). None =
+            the same rate for all.
         momentum: of `sgd` and `lars`.
         weight_decay: as the optimiser takes it; never applied to biases and norms.
         schedule: `poly` (exponent 0.9, nnU-Net's) or `cosine`, after the warm-up.
@@ -42,6 +45,7 @@ class Optimisation:
 
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
+    width: int | None = None
     momentum: float = 0.99
     weight_decay: float = 0.05
     schedule: Literal["poly", "cosine"] = "cosine"

@@ -37,7 +37,7 @@ class MaskedRegion(Method):
 
     name: ClassVar[str] = "masked_region"
     Config: ClassVar[type[MethodConfig]] = MaskedRegionConfig
-    optimisation: ClassVar[Optimisation] = Optimisation(optimizer="adamw", lr=1e-3, weight_decay=3e-5)
+    optimisation: ClassVar[Optimisation] = Optimisation(optimizer="adamw", lr=6e-3, width=16, weight_decay=3e-5)
     citation: ClassVar[str] = (
         "Wald et al. 2025, Revisiting MAE pre-training for 3D medical image segmentation, CVPR; "
         "He et al. 2022, Masked autoencoders are scalable vision learners, CVPR"

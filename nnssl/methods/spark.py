@@ -18,22 +18,21 @@ from torch import nn
 
 from nnssl.losses import block_statistics, masked_mse, normalise_blocks, restore_blocks
 from nnssl.methods.augmentation import augmented
-from nnssl.methods.base import CropBatch, Exported, Losses, Method, MethodConfig, Optimisation, Views
+from nnssl.methods.base import CropBatch, Exported, Losses, MethodConfig, Optimisation, Views
 from nnssl.methods.masking import MaskingConfig, before_and_after, block_edges
+from nnssl.methods.sparse_encoding import SparseEncoding
 from nnssl.networks import (
-    DenseMasked,
     Densify,
-    Executor,
     LightDecoder,
     check_grid,
     check_supported,
     decoder_features,
     drop_segmentation_layers,
-    encode_visible,
+    encode_sparse,
     total_stride,
 )
 from nnssl.networks.unet import decoder_width
-from nnssl.views import Geometry, expand_blocks, random_block_mask
+from nnssl.views import Geometry, expand_blocks, random_block_mask, visible_count
 
 HEAD_STD = 0.02
 """Initial standard deviation of the head's weights: the first answer is about zero, so the first loss is about 1."""
@@ -63,7 +62,7 @@ class SparKConfig(MaskingConfig):
     )
 
 
-class SparK(Method):
+class SparK(SparseEncoding):
     """Sparse and hierarchical masked modelling with the plans' encoder."""
 
     name: ClassVar[str] = "spark"
@@ -75,7 +74,6 @@ class SparK(Method):
         "Wald et al. 2025, Revisiting MAE pre-training for 3D medical image segmentation, CVPR"
     )
     config: SparKConfig
-    executor: type[Executor] = DenseMasked
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
         super().__init__(unet, geometry, channels, config)
@@ -130,10 +128,14 @@ class SparK(Method):
         Returns:
             (B, C, *spatial), in units of the target.
         """
-        dense = self.densify(encode_visible(self.encoder, image, visible, self.executor), visible)
+        dense = self.densify.project(*encode_sparse(self.encoder, image, visible, self.executor))
         if self.config.decoder_type == "unet":
             return self.head(decoder_features(self.decoder, dense))
         return self.head(self.decoder(dense))
+
+    def visible_blocks(self) -> int:
+        """What `views` leaves visible."""
+        return visible_count(prod(self.grid), self.config.mask_ratio)
 
     def exported(self) -> Exported:
         """The plans' encoder, and nnU-Net's decoder if that was the decoder."""
@@ -141,9 +143,8 @@ class SparK(Method):
 
     def advice(self, cases: int, batch_size: int) -> list[str]:
         """Norms need positions: with few of them visible the deepest stage says little."""
-        hidden = round(prod(self.grid) * self.config.mask_ratio)
         stride = total_stride(self.encoder)
-        positions = max(prod(self.grid) - hidden, 1) * prod(b // s for b, s in zip(self.block, stride))
+        positions = self.visible_blocks() * prod(b // s for b, s in zip(self.block, stride))
         if positions >= 8:
             return []
         return [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from nnssl.networks.dense_masked import DenseMasked
 from nnssl.networks.densify import Densify
-from nnssl.networks.executor import Executor
+from nnssl.networks.executor import Executor, ExecutorMaker
 from nnssl.networks.light_decoder import LightDecoder
 from nnssl.networks.pooled import PooledEncoder, Pooling, pool
 from nnssl.networks.reconstruction import ReconstructionUNet
-from nnssl.networks.sparse import check_grid, check_supported, encode_visible
+from nnssl.networks.sparse import check_grid, check_supported, encode_sparse, encode_visible
+from nnssl.networks.tile_sparse import TileSparse
 from nnssl.networks.timm_unet import TimmEncoder, TimmUNet
 from nnssl.networks.unet import build_unet, decoder_features, drop_segmentation_layers, total_stride
 from nnssl.networks.voxel_head import VoxelHead
@@ -17,10 +18,12 @@ __all__ = [
     "DenseMasked",
     "Densify",
     "Executor",
+    "ExecutorMaker",
     "LightDecoder",
     "PooledEncoder",
     "Pooling",
     "ReconstructionUNet",
+    "TileSparse",
     "TimmEncoder",
     "TimmUNet",
     "VoxelHead",
@@ -29,6 +32,7 @@ __all__ = [
     "check_supported",
     "decoder_features",
     "drop_segmentation_layers",
+    "encode_sparse",
     "encode_visible",
     "pool",
     "total_stride",

@@ -40,9 +40,11 @@ class DenseMasked(Executor):
         """Select rather than multiply: 0 x NaN is NaN."""
         return x.masked_fill(self.hidden(x), 0)
 
-    def leave(self, x: torch.Tensor) -> torch.Tensor:
-        """As it is."""
-        return x
+    def leave(self, x: torch.Tensor, filler: torch.Tensor | None = None) -> torch.Tensor:
+        """As it is, or filled."""
+        if filler is None:
+            return x
+        return torch.where(self.hidden(x), filler.view(1, -1, *(1 for _ in x.shape[2:])).to(x.dtype), x)
 
     def conv(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
         """Convolve, mask."""

@@ -9,7 +9,8 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from nnssl.networks.dense_masked import expand_mask, masked_norm
+from nnssl.networks.dense_masked import DenseMasked
+from nnssl.networks.executor import Executor, Features
 
 
 class Densify(nn.Module):
@@ -51,13 +52,15 @@ class Densify(nn.Module):
         Returns:
             (B, widths[s], *spatial_s) per scale.
         """
+        return self.project(DenseMasked(visible, features[0].shape[2:]), features)
+
+    def project(self, ops: Executor, features: Sequence[Features]) -> list[torch.Tensor]:
+        """The same for features that are still an executor's own: the norm, too, is computed at visible positions only."""
         dense = []
         for x, norm, token, project in zip(features, self.norms, self.tokens, self.projections):
-            hidden = ~expand_mask(visible, x.shape[2:])
             if not isinstance(norm, nn.Identity):
-                x = masked_norm(x, hidden, norm)
-            filler = token.view(1, -1, *(1 for _ in x.shape[2:])).to(x.dtype)
-            dense.append(project(torch.where(hidden, filler, x)))
+                x = ops.norm(x, norm)
+            dense.append(project(ops.leave(x, token)))
         return dense
 
 

@@ -1,9 +1,9 @@
-"""The interface between what a sparse encoder computes (sparse.py) and how it is computed (dense_masked.py)."""
+"""The interface between what a sparse encoder computes (sparse.py) and how (dense_masked.py, tile_sparse.py)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -33,8 +33,8 @@ class Executor(ABC):
         """Take a dense (B, C, *size) in. Nothing at a hidden position, not even NaN, may have any effect later."""
 
     @abstractmethod
-    def leave(self, x: Features) -> torch.Tensor:
-        """Give out a dense (B, C, *spatial), zero at hidden positions."""
+    def leave(self, x: Features, filler: torch.Tensor | None = None) -> torch.Tensor:
+        """Give out a dense (B, C, *spatial), with `filler` (C,) at hidden positions, or zero."""
 
     @abstractmethod
     def conv(self, x: Features, module: nn.Module) -> Features:
@@ -73,3 +73,7 @@ class Executor(ABC):
 
         Its spatial axes have length 1, except those that `mean` was not taken over (squeeze-excitation in 3D).
         """
+
+
+ExecutorMaker: TypeAlias = Callable[[torch.Tensor, Sequence[int]], Executor]
+"""An executor's class, or what makes one with further arguments: (visible, size) to the executor of one forward pass."""

@@ -3,7 +3,8 @@
 SparK (Tian et al. 2023, ICLR, section 3.1) runs a convolutional network as if the hidden positions did not exist: nothing
 flows out of them, nothing is computed for them, and norm statistics come from visible positions only. This file walks
 through the plans' modules in the order in which their own `forward` would, and asks an `Executor` to carry out every
-operation. How that is done fast is the executor's affair: `DenseMasked` (in dense_masked.py) is the reference.
+operation. How that is done is the executor's affair: `DenseMasked` (dense_masked.py) is the reference, `TileSparse`
+(tile_sparse.py) the fast one.
 
 The plans' modules are only read, never converted or patched: `conv` and `all_modules.0` stay one object, and the mask is
 an argument, so the same encoder may run twice with different masks, within gradient checkpointing, or densely.
@@ -24,7 +25,7 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.networks import timm_sparse
-from nnssl.networks.executor import Executor, Features
+from nnssl.networks.executor import Executor, ExecutorMaker, Features
 from nnssl.networks.timm_unet import TimmEncoder
 from nnssl.networks.unet import total_stride
 
@@ -41,7 +42,7 @@ POINTWISE = (
 
 
 def encode_visible(
-    encoder: nn.Module, x: torch.Tensor, visible: torch.Tensor, executor: type[Executor]
+    encoder: nn.Module, x: torch.Tensor, visible: torch.Tensor, executor: ExecutorMaker
 ) -> list[torch.Tensor]:
     """Run the plans' encoder on visible blocks. With everything visible the result is the encoder's own.
 
@@ -57,6 +58,14 @@ def encode_visible(
     Raises:
         NnsslError: the grid does not fit, or the encoder has a module without a sparse counterpart.
     """
+    ops, maps = encode_sparse(encoder, x, visible, executor)
+    return [ops.leave(features) for features in maps]
+
+
+def encode_sparse(
+    encoder: nn.Module, x: torch.Tensor, visible: torch.Tensor, executor: ExecutorMaker
+) -> tuple[Executor, list[Features]]:
+    """As `encode_visible`, but what leaves no stage yet: the executor, and its features of every stage."""
     check_grid(encoder, x.shape[2:], visible.shape[2:])
     if type(encoder) not in ENCODERS:
         raise _unknown(encoder)
@@ -65,15 +74,15 @@ def encode_visible(
     features = ops.enter(x)
     if isinstance(encoder, TimmEncoder):
         maps = timm_sparse.feature_maps(walk, encoder.backbone, features)
-        return [ops.leave(f) for f in ([features, *maps] if encoder.shows_image else maps)]
+        return ops, [features, *maps] if encoder.shows_image else maps
     stem = getattr(encoder, "stem", None)
     if stem is not None:
         features = walk.run(stem, features)
-    skips = []
+    maps = []
     for stage in encoder.stages:  # type: ignore[union-attr]
         features = walk.run(stage, features)
-        skips.append(ops.leave(features))
-    return skips
+        maps.append(features)
+    return ops, maps
 
 
 def check_grid(encoder: nn.Module, size: Sequence[int], grid: Sequence[int]) -> None:

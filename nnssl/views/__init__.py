@@ -12,7 +12,7 @@ from nnssl.views.fusion import fuse, fusion_partner, random_coefficients
 from nnssl.views.genesis import random_distortion
 from nnssl.views.geometry import Geometry
 from nnssl.views.intensity import moments, random_intensity
-from nnssl.views.masks import expand_blocks, inside_box, random_block_mask, random_box_mask
+from nnssl.views.masks import expand_blocks, inside_box, random_block_mask, random_box_mask, visible_count
 from nnssl.views.noise import device_generator
 from nnssl.views.resized_crop import random_resized_crop, small_size
 from nnssl.views.spatial import flip, random_affine, random_flips, random_spatial
@@ -37,4 +37,5 @@ __all__ = [
     "random_resized_crop",
     "random_spatial",
     "small_size",
+    "visible_count",
 ]

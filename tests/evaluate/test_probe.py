@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from nnssl.errors import NnsslError
-from nnssl.evaluate.labels import TargetColumn, read_target
+from nnssl.evaluate.labels import TargetColumn, join_twins, read_target
 from nnssl.evaluate.probe.answers import out_of_fold, outer_splits
-from nnssl.evaluate.probe.run import probe_target, sentence, write_findings
-from nnssl.evaluate.probe.scores import score, shuffled
+from nnssl.evaluate.probe.run import Finding, GroupScores, _per_group, probe_target, sentence, table, write_findings
+from nnssl.evaluate.probe.scores import Scored, score, shuffled
 
 CASES = tuple(f"p{i:02d}_{frame}" for i in range(40) for frame in "ab")
 GROUPS = tuple(c[:3] for c in CASES)
@@ -99,6 +99,46 @@ def test_files(tmp_path: Path) -> None:
     lines = write_findings(found, tmp_path, {})
     assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "summary.json", "report.md"}
     assert any("| y | x | r2 |" in line for line in lines)
+
+
+def test_scores_within_groups() -> None:
+    """Answers that are right for one group only, and a group with one class, which has no score."""
+    side = {c: "left" if i < 40 else "right" for i, c in enumerate(CASES[:-2])}
+    half = np.where(np.arange(80) < 40, PATIENT, 1.0)
+    found = _per_group(column(PATIENT, "regression"), [half, half + 0.5], [[half * 0], [half * 0 + 1]], side)
+    assert list(found) == ["left", "right"]
+    assert (found["left"].rows, found["left"].groups, found["right"].rows) == (40, 20, 38)
+    assert found["left"].scores["mae"] == pytest.approx(0.25)  # mean over repeats
+    assert found["right"].scores["mae"] > 0.25
+    expected = [score("mae", PATIENT[:40], np.full(40, v), np.unique(PATIENT)) for v in (0.0, 1.0)]
+    assert found["left"].random["mae"] == pytest.approx(np.mean(expected))  # mean over encoders
+    values = np.where(PATIENT > 0, "yes", "no")
+    right = np.stack([values == "no", values == "yes"], 1).astype(float)
+    found = _per_group(column(values, "classes"), [right], [[right]], dict(zip(CASES, values)) | {CASES[0]: "mixed"})
+    assert found["yes"].scores == {}
+    own = dict.fromkeys(CASES, "all")
+    assert _per_group(column(values, "classes"), [right], [[right]], own)["all"].scores["balanced_accuracy"] == 1
+
+
+def test_groups_have_a_table_of_their_own() -> None:
+    values = [Scored(0.5, 0.4, 0.6, 0.1, 0.0, 0.4, 0.2, 0.5)] * 2
+    groups = {"f": GroupScores(20, 10, {"r2": 0.7}, {"r2": 0.2}), "m": GroupScores(2, 1, {}, {})}
+    found = Finding("y", "regression", "x", 22, 11, dict(zip(("r2", "mae"), values)), 0.0, 0.1, 0.01, groups)
+    lines = table([found])
+    assert "| y | x | f | 10 | r2 | 0.700 | 0.200 |" in lines
+    assert not any("| m |" in line for line in lines)
+
+
+def test_the_same_voxels_under_another_name_are_one_patient() -> None:
+    target = column(PATIENT, "regression")
+    digests = {c: c for c in CASES} | {"p03_a": "x", "p05_b": "x", "p05_a": "y", "p07_a": "y"}
+    joined, twins = join_twins(target, digests)
+    assert twins == [("p05_b", "p03_a"), ("p07_a", "p05_a")]
+    of = dict(zip(CASES, joined.groups))
+    assert of["p03_a"] == of["p05_a"] == of["p07_b"]
+    assert len(set(joined.groups)) == 38
+    assert join_twins(target, {}) == (target, [])
+    assert join_twins(target, {"p03_a": "x", "p03_b": "x"})[1] == []
 
 
 class TestTable:

@@ -54,6 +54,7 @@ def test_a_study_from_init_to_report(target: Path, tmp_path: Path, capfd: pytest
     assert first == file
     content = shorten(file, counts=[1], seeds=[0, 1])
     assert list(content["inits"]) == ["scratch", "nnunet", "mask"]
+    assert content["inits"]["mask"]["init"].startswith("$nnUNet_results/Dataset901"), "the same on every machine"
     folder = tmp_path / "study"
     assert run_command("study", "run", str(file), "-o", str(folder), "--dry-run") == 0
     assert "3 initialisations x 1 counts x 2 draws = 6 trainings of 4 steps" in capfd.readouterr().out

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nnssl.errors import NnsslError
-from nnssl.evaluate.study.propose import write_commented
+from nnssl.evaluate.study.commented import write_commented
 from nnssl.evaluate.study.spec import read_study, write_study
 from tests.evaluate.test_study_cells import study
 

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 from nnssl.errors import NnsslError
 from nnssl.networks import DenseMasked, Executor, check_grid, check_supported, encode_visible
 from nnssl.networks.dense_masked import masked_norm
+from nnssl.networks.tile_sparse import TileSparse
 from nnssl.views import expand_blocks, random_block_mask
 from tests.oracles.sparse_encoder import SparseOracle
 
-EXECUTORS: list[type[Executor]] = [DenseMasked]
+EXECUTORS: list[type[Executor]] = [DenseMasked, TileSparse]
 every_executor = pytest.mark.parametrize("executor", EXECUTORS)
 
 NORM = {"eps": 1e-5, "affine": True}

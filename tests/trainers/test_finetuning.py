@@ -100,10 +100,11 @@ def test_pretrain_finetune_predict(target: Path, tmp_path: Path, planned: Path) 
 
 @pytest.mark.slow
 def test_resume_lands_in_the_right_stage(target: Path, tmp_path: Path) -> None:
-    """A sawtooth stopped after its decoder-only stage goes on with the encoder learning."""
+    """A sawtooth stopped after its decoder-only stage goes on with the encoder learning, and with its average."""
     plans_file = target / "nnsslPlans.json"
     plans = json.loads(plans_file.read_text())
-    plans["nnssl"] = {**BLOCK, "num_epochs": 30, "num_iterations_per_epoch": 1}
+    plans["nnssl"] = {**BLOCK, "num_epochs": 30, "num_iterations_per_epoch": 1, "average": 4}
+    latest = str(tmp_path / "checkpoint_latest.pth")
     plans_file.write_text(json.dumps(plans))
     code = (
         "import torch\n"
@@ -133,16 +134,27 @@ def test_resume_lands_in_the_right_stage(target: Path, tmp_path: Path) -> None:
         "a = trainer()\n"
         "run(a, 3)\n"
         "a.current_epoch -= 1\n"
-        f"a.save_checkpoint({str(tmp_path / 'c.pth')!r})\n"
+        f"a.save_checkpoint({latest!r})\n"
         "b = trainer()\n"
-        f"b.load_checkpoint({str(tmp_path / 'c.pth')!r})\n"
+        f"b.load_checkpoint({latest!r})\n"
         "run(b, 1)\n"
+        "a.current_epoch += 1\n"
+        "run(a, 1)\n"
+        "with a.evaluated_weights(), b.evaluated_weights():\n"
+        "    print('SAME', all(torch.equal(p, q) for p, q in zip(a.network.parameters(), b.network.parameters())))\n"
     )
     done = nnunet(code)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("EPOCH")]
     # 30 epochs: unit 1.5, so the decoder alone until epoch 3; epoch 3 is the first of the whole network
-    assert [(r[1], r[4]) for r in rows] == [("0", "False"), ("1", "False"), ("2", "False"), ("3", "True")]
+    assert [(r[1], r[4]) for r in rows] == [
+        ("0", "False"),
+        ("1", "False"),
+        ("2", "False"),
+        ("3", "True"),
+        ("3", "True"),
+    ]
+    assert "SAME True" in done.stdout
 
 
 @pytest.mark.slow

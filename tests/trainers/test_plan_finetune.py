@@ -78,17 +78,37 @@ def test_what_would_not_load_is_refused_before_anything_is_written(
     assert not (target / "few.json").exists()
 
 
+def test_a_short_training_gets_the_recipe_that_was_measured_for_it(target: Path, encoder: Path) -> None:
+    covered = ("--init", str(encoder), "--min-coverage", "0.5")
+
+    def block(*arguments: str) -> dict:
+        assert plan("-o", "few", "--overwrite", *arguments) == 0
+        return json.loads((target / "few.json").read_text())["nnssl"]
+
+    asked = block(*covered, "--epochs", "20", "--iterations", "10", "--lr", "1e-4", "--no-rescale")
+    assert (asked["optimizer"], asked["head"], asked["average"]) == ("adamw", "fitted", 4)
+    assert asked["warmup_epochs"] == pytest.approx(0.4), "a share of the steps, in epochs"
+    assert (asked["initial_lr"], asked["rescale"]) == (1e-4, False), "what the user says stands"
+    control = block("--schedule", "scratch", "--epochs", "20", "--iterations", "10")
+    assert control["initial_lr"] > asked["initial_lr"]
+    assert "head" not in control
+    for arguments in ((*covered,), (*covered, "--epochs", "20", "--iterations", "10", "--recipe", "published")):
+        assert not {"optimizer", "initial_lr", "head", "average", "rescale"} & set(block(*arguments))
+
+
 @pytest.mark.slow
 def test_one_command_is_left_and_the_log_says_what_was_loaded(
     target: Path, encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     options = ("--min-coverage", "0.5", "--train-cases", "2", "--freeze-stages", "1", "--layer-decay", "0.5")
+    options = (*options, "--head", "fitted", "--average", "4", "--decay-power", "2", "--recipe", "published")
     assert plan("--init", str(encoder), "-o", "few", *SHORT, *options) == 0
     said = capfd.readouterr().out
     assert "-p few -tr nnUNetTrainer_SSLWarmup" in said
     done = nnunet(TRAIN, "901", "3d_fullres", "0", "-p", "few", "-tr", "nnUNetTrainer_SSLWarmup", "-device", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "encoder covered" in done.stdout
+    assert "segmentation layers fitted" in done.stdout
     assert "WARNING: no pretrained" not in done.stdout
     model = tmp_path / "results" / "Dataset901_Target" / "nnUNetTrainer_SSLWarmup__few__3d_fullres" / "fold_0"
     trained = torch.load(model / "checkpoint_final.pth", map_location="cpu", weights_only=False)["network_weights"]

@@ -111,11 +111,27 @@ def test_folds_hold_out_of_every_dataset(datasets: Path, tmp_path: Path) -> None
     (datasets / "Dataset902_Pool" / "splits_final.json").write_text(json.dumps([ours]))
     assert run_command("pretrain", *TWO, "--epochs", "1", "-f", "0") == 0
     folder = run_folder(tmp_path / "results", fold="0")
-    assert "1 training case(s) of one dataset are validation cases of another: held out" in log_of(folder)
+    assert "1 training case(s) have the voxels of a validation case, under another name: held out" in log_of(folder)
     provenance = torch_files.load(folder / "encoder.pth")["provenance"]
     digest = json.loads((datasets / POOL.format("901_Target")).read_text())["cases"][5]["digest"]
     assert provenance["cases_by_dataset"] == {"Dataset902_Pool": 3, "Dataset901_Target": 5}
     assert digest not in provenance["case_digests"]
+
+
+def test_a_twin_of_a_validation_case_is_held_out_too(datasets: Path, tmp_path: Path) -> None:
+    """Within one dataset, as ACDC has one: the same voxels under two names."""
+    path = datasets / POOL.format("902_Pool")
+    pool = json.loads(path.read_text())
+    pool["cases"][1]["digest"] = pool["cases"][4]["digest"]
+    path.write_text(json.dumps(pool))
+    ours = {"train": [f"case_00{i}" for i in range(4)], "val": ["case_004"]}
+    (datasets / "Dataset902_Pool" / "splits_final.json").write_text(json.dumps([ours]))
+    assert run_command("pretrain", "902", "3d_fullres", *BRIEF, "--epochs", "1", "-f", "0") == 0
+    folder = run_folder(tmp_path / "results", fold="0")
+    assert "1 training case(s) have the voxels of a validation case" in log_of(folder)
+    provenance = torch_files.load(folder / "encoder.pth")["provenance"]
+    assert provenance["cases_by_dataset"] == {"Dataset902_Pool": 3}
+    assert pool["cases"][4]["digest"] not in provenance["case_digests"]
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_run_writes_everything_and_can_be_repeated(results: Path) -> None:
     assert metrics(folders[0])[1]["val_loss"] < metrics(folders[0])[0]["train_loss"]
     config = json.loads((folders[0] / "config.json").read_text())
     assert config["config"]["options"]["mask_ratio"] == 0.6
-    assert config["config"]["lr"] == 1e-3, "the resolved value is saved, not 'default'"
+    assert config["config"]["lr"] == 6e-3, "the resolved value is saved, not 'default'"
     names = json.dumps([f"case_{i:03d}" for i in range(5)])
     raw = (folders[0] / "encoder.pth").read_bytes()
     assert not any(n.encode() in raw for n in json.loads(names)), "case names must not leave"

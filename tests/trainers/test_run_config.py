@@ -28,6 +28,17 @@ def test_defaults_are_written_out() -> None:
     assert all(getattr(run, k) is not None for k in ("lr", "weight_decay", "schedule", "warmup", "clip"))
 
 
+def test_wider_networks_learn_at_a_lower_rate_unless_one_is_given() -> None:
+    run = make_run_config("masked_region", {}, None, [])
+    narrow, wide = run.resolved(2, 16).lr, run.resolved(2, 64).lr
+    assert wide == pytest.approx(narrow / 4)
+    assert run.resolved(2, 8).lr == narrow, "but not a higher one"
+    assert make_run_config("masked_region", {"lr": 2e-3}, None, []).resolved(2, 64).lr == 2e-3
+    assert (
+        make_run_config("byol", {}, None, []).resolved(2, 64).lr == make_run_config("byol", {}, None, []).resolved(2).lr
+    )
+
+
 @pytest.mark.parametrize(
     ("sets", "said"),
     [

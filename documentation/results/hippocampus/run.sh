@@ -18,7 +18,7 @@ plans["nnssl"] = {"num_epochs": 25, "num_iterations_per_epoch": 8, "num_val_iter
                   "optimizer": "adamw", "initial_lr": 1e-3}
 json.dump(plans, open(sys.argv[1], "w"), indent=2)
 PY
-nnssl_pretrain 104 3d_fullres -m masked_region --epochs 20 --iterations 50 -device "$device"
+nnssl_pretrain 104 3d_fullres -m masked_region --lr 1e-3 --epochs 20 --iterations 50 -device "$device"
 run=$nnUNet_results/Dataset104_HippocampusPool/nnsslTrainer_MaskedRegion__nnsslPlans__3d_fullres/fold_all
 for draw in 0 1; do
     nnUNetv2_train 105 3d_fullres $draw -p nnsslPlans -tr nnUNetTrainer_SSLScratch -device "$device"

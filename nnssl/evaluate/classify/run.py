@@ -2,103 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from nnssl.evaluate.classify import finetune, frozen
+from nnssl.evaluate.classify.data import Data
+from nnssl.evaluate.classify.finetune import Point
+from nnssl.evaluate.classify.model import Model, features
 from nnssl.evaluate.classify.network import Classifier
+from nnssl.evaluate.classify.recipe import Recipe
 from nnssl.evaluate.classify.settings import ClassifySettings
 from nnssl.evaluate.features import Extractor
-from nnssl.evaluate.labels import Kind
 
 
-@dataclass(frozen=True)
-class Data:
-    """Images with their target.
-
-    Attributes:
-        names: of the images.
-        images: (N, S, C, *spatial); S slices of a case for 2D encoders, else 1.
-        values: texts for classes, floats for a quantity.
-        groups: patient of each.
-        kind: of the target.
-    """
-
-    names: tuple[str, ...]
-    images: torch.Tensor
-    values: np.ndarray
-    groups: tuple[str, ...]
-    kind: Kind
-
-    @property
-    def known(self) -> np.ndarray:
-        """All classes in order; for a quantity its mean and standard deviation."""
-        if self.kind == "classes":
-            return np.unique(self.values)
-        return np.array([self.values.mean(), max(float(self.values.std()), 1e-12)])
-
-    def part(self, rows: Sequence[int] | np.ndarray) -> Data:
-        """Some of the images."""
-        index = np.asarray(rows)
-        return Data(
-            tuple(self.names[i] for i in index),
-            self.images[torch.as_tensor(index)],
-            self.values[index],
-            tuple(self.groups[i] for i in index),
-            self.kind,
-        )
-
-
-def run_classification(
-    train: Data, test: Data, extractor: Extractor, settings: ClassifySettings
-) -> tuple[np.ndarray, Classifier | None]:
-    """Train on one part and answer the other.
-
-    Nothing of the test part is seen: neither its values nor, for scaling, its images.
+def fit(
+    train: Data,
+    validation: Data | None,
+    extractor: Extractor,
+    recipe: Recipe,
+    settings: ClassifySettings,
+    target: str = "",
+    rows: np.ndarray | None = None,
+) -> tuple[Model, list[Point]]:
+    """Train a classifier.
 
     Args:
-        train, test: parts.
+        train: images.
+        validation: other images for the learning curve and the choice of weights of a fine-tuning; models on frozen
+            features are chosen by cross-validation within `train`.
         extractor: the encoder, freshly made; fine-tuning changes it.
+        recipe: how the images were read.
         settings: how.
+        target: name of what is learnt.
+        rows: (N, features) of `train` where they are known, see `frozen_features`.
 
     Returns:
-        (N, classes) probabilities in the order of the training part's classes, or (N,) quantities; and the network, if one
-        was trained.
+        The classifier, and the learning curve of a fine-tuning.
     """
     known = train.known
+    network = _network(extractor, settings, len(known) if train.kind == "classes" else 1)
+    arrays, points = None, list[Point]()
     if settings.method == "finetune":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            outputs = len(known) if train.kind == "classes" else 1
-            network = Classifier(extractor.encoder.requires_grad_(True), extractor.levels, settings.pooling, outputs)
-        finetune.train(network, train.images, train.values, train.kind, known, settings, extractor.device)
-        return finetune.answers(network, test.images, train.kind, known, extractor.device), network
-    a, b = (frozen_features(part.images, extractor, settings) for part in (train, test))
-    found = frozen.fit_answers(settings.method, train.kind, a, train.values, train.groups, b, known, settings.seed)
-    return found, None
+        extractor.encoder.requires_grad_(True)
+        points = finetune.train(network, train, validation, known, recipe.geometry, settings, extractor.device)
+    else:
+        rows = frozen_features(train, extractor, settings) if rows is None else rows
+        arrays = frozen.fit(settings.method, train.kind, rows, train.values, train.groups, settings.seed)
+    origin = {**extractor.origin, "trained_images": len(train.names), "trained_patients": len(set(train.groups))}
+    return Model(recipe, settings, train.kind, target, known, network, arrays, origin), points
 
 
-@torch.no_grad()
-def frozen_features(
-    images: torch.Tensor, extractor: Extractor, settings: ClassifySettings, batch: int = 16
+def _network(extractor: Extractor, settings: ClassifySettings, outputs: int) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return Classifier(extractor.encoder, extractor.levels, settings.pooling, outputs)
+
+
+def frozen_features(data: Data, extractor: Extractor, settings: ClassifySettings) -> np.ndarray:
+    """(N, features) of the untouched encoder: the same in every fold."""
+    return features(_network(extractor, settings, 1).to(extractor.device), data.images, extractor.device)
+
+
+def cross_validate(
+    data: Data,
+    make_extractor: Callable[[], Extractor],
+    recipe: Recipe,
+    settings: ClassifySettings,
+    folds: int,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(N, features) of the untouched encoder."""
-    network = Classifier(extractor.encoder, extractor.levels, settings.pooling, 1).eval().to(extractor.device)
-    return torch.cat([network.features(x.to(extractor.device)).cpu() for x in images.split(batch)]).numpy()
-
-
-def cross_validate(data: Data, make_extractor: Any, settings: ClassifySettings, folds: int) -> np.ndarray:
-    """Out-of-fold answers to every image, by patient.
+    """Out-of-fold answers to every image, by patient. Nothing of a fold is seen in its training, no value and no image.
 
     Args:
         data: all images.
-        make_extractor: () -> a fresh encoder; called once per fold.
+        make_extractor: gives a fresh encoder; called once per fold.
+        recipe: how the images were read.
         settings: how.
         folds: number of parts.
+        rows: (N, features) for a model on frozen features where they are known, see `frozen_features`.
 
     Returns:
         (N, classes) probabilities in the order of `data.known`, or (N,) quantities.
@@ -107,9 +90,17 @@ def cross_validate(data: Data, make_extractor: Any, settings: ClassifySettings, 
 
     known = data.known
     answers = np.zeros((len(data.names), len(known)) if data.kind == "classes" else len(data.names))
+    if settings.method != "finetune" and rows is None:
+        rows = frozen_features(data, make_extractor(), settings)
     for train, test in outer_splits(data.values, data.groups, data.kind, settings.seed, folds):
         part = data.part(train)
-        found, _ = run_classification(part, data.part(test), make_extractor(), settings)
+        if rows is not None:
+            arrays = frozen.fit(settings.method, data.kind, rows[train], part.values, part.groups, settings.seed)
+            found = frozen.answers(arrays, rows[test])
+        else:
+            extractor = make_extractor()
+            model, _ = fit(part, None, extractor, recipe, settings)
+            found = model.answers(data.part(test).images, extractor.device)
         if data.kind == "classes":
             answers[np.ix_(test, np.searchsorted(known, part.known))] = found
         else:

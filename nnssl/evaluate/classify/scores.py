@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from sklearn import metrics
 from sklearn.preprocessing import label_binarize
 
+from nnssl.evaluate.classify import resampled
+from nnssl.evaluate.classify.finetune import Point
 from nnssl.evaluate.labels import Kind
 from nnssl.files import atomic_path, write_json
 
-RESAMPLES = 500
+RESAMPLES = 1000
 
 
 def all_scores(values: np.ndarray, answers: np.ndarray, kind: Kind, known: np.ndarray) -> dict[str, float]:
@@ -49,17 +52,37 @@ def all_scores(values: np.ndarray, answers: np.ndarray, kind: Kind, known: np.nd
 def intervals(
     values: np.ndarray, answers: np.ndarray, groups: Sequence[str], kind: Kind, known: np.ndarray, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95 % bootstrap interval of every score; patients are resampled."""
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    rows_of = [np.flatnonzero(index == i) for i in range(len(names))]
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([rows_of[i] for i in rng.integers(0, len(names), len(names))])
-        drawn.append(all_scores(values[rows], answers[rows], kind, known))
-    return {
-        k: (float(np.nanquantile([d[k] for d in drawn], 0.025)), float(np.nanquantile([d[k] for d in drawn], 0.975)))
-        for k in drawn[0]
-    }
+    """95 % bootstrap interval of every score; patients are resampled. NaN where no resample has the score."""
+    drawn = resampled.scores(values, answers, kind, known, resampled.resamples(groups, RESAMPLES, seed))
+    return {k: _middle(v[np.isfinite(v)]) for k, v in drawn.items()}
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    if len(values) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    answers: np.ndarray,
+    kind: Kind,
+    known: np.ndarray,
+    groups: Sequence[str] | None = None,
+    values: np.ndarray | None = None,
+) -> None:
+    """Write a table: case, group and target where known, prediction, and `p_CLASS` of every class."""
+    classes = kind == "classes"
+    extra = [(k, v) for k, v in (("group", groups), ("target", values)) if v is not None]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", *(k for k, _ in extra), "prediction", *([f"p_{c}" for c in known] if classes else [])])
+        for i, name in enumerate(names):
+            own = [f"{p:.6g}" for p in answers[i]] if classes else []
+            said = known[answers[i].argmax()] if classes else f"{answers[i]:.6g}"
+            writer.writerow([name, *(v[i] for _, v in extra), said, *own])
 
 
 def write_results(
@@ -75,13 +98,7 @@ def write_results(
     """Write predictions.csv, scores.json, report.md and, for classes, confusion.png; returns the table's lines."""
     folder.mkdir(parents=True, exist_ok=True)
     classes = kind == "classes"
-    with atomic_path(folder / "predictions.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "group", "target", "prediction", *([f"p_{c}" for c in known] if classes else [])])
-        for i, name in enumerate(names):
-            own = [f"{p:.6g}" for p in answers[i]] if classes else []
-            said = known[answers[i].argmax()] if classes else f"{answers[i]:.6g}"
-            writer.writerow([name, groups[i], values[i], said, *own])
+    write_predictions(folder / "predictions.csv", names, answers, kind, known, groups, values)
     found, around = all_scores(values, answers, kind, known), intervals(values, answers, groups, kind, known)
     write_json({"scores": found, "intervals": around, **about}, folder / "scores.json")
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
@@ -96,6 +113,16 @@ def write_results(
     if classes:
         _confusion(values, known[answers.argmax(1)], known, folder / "confusion.png")
     return lines
+
+
+def write_curve(points: Sequence[Point], path: Path) -> None:
+    """Write a learning curve: step, seconds, train_loss, score and loss on the validation images."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["step", "seconds", "train_loss", "score", "loss"])
+        for p in points:
+            values = (f"{v:.6g}" if math.isfinite(v) else "" for v in (p.train_loss, p.score, p.loss))
+            writer.writerow([p.step, p.seconds, *values])
 
 
 def _confusion(values: np.ndarray, said: np.ndarray, known: np.ndarray, path: Path) -> None:

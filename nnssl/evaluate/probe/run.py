@@ -1,4 +1,4 @@
-"""Probe encoders for targets: tables, a picture per target, and what it says in words."""
+"""Probe encoders for targets: scores, tables, and what they say in words."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ FEW = 30
 
 
 @dataclass(frozen=True)
+class GroupScores:
+    """What an encoder says of the target within one value of another column.
+
+    Attributes:
+        rows, groups: of cases and patients.
+        scores: metric -> score, mean over repeats; without those that are not defined, as for one class only.
+        random: the same of the random encoders, mean over them.
+    """
+
+    rows: int
+    groups: int
+    scores: dict[str, float]
+    random: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Finding:
     """What one encoder says of one target.
 
@@ -34,7 +50,7 @@ class Finding:
         scores: metric -> score.
         null_mean, null_high: main metric with the target shuffled among patients: mean and 95 % quantile.
         p: share of shuffles that are at least as good, counting the real one.
-        per_group: value of another column -> (rows, main metric).
+        per_group: value of another column -> scores.
     """
 
     target: str
@@ -46,7 +62,7 @@ class Finding:
     null_mean: float
     null_high: float
     p: float
-    per_group: dict[str, tuple[int, float]]
+    per_group: dict[str, GroupScores]
 
     @property
     def main(self) -> str:
@@ -103,7 +119,7 @@ def probe_target(
                 null_mean=float(np.mean(null)) if null else float("nan"),
                 null_high=float(np.quantile(null, 0.95)) if null else float("nan"),
                 p=(1 + sum(v >= real for v in null)) / (1 + len(null)),
-                per_group=_per_group(main, target, own, apart or {}),
+                per_group=_per_group(target, own, of_random, apart or {}),
             )
         )
     return found
@@ -119,16 +135,23 @@ def _null(x: np.ndarray, target: TargetColumn, metric: str, count: int, seed: in
 
 
 def _per_group(
-    metric: str, target: TargetColumn, answers: Sequence[np.ndarray], apart: Mapping[str, str]
-) -> dict[str, tuple[int, float]]:
+    target: TargetColumn,
+    answers: Sequence[np.ndarray],
+    of_random: Sequence[Sequence[np.ndarray]],
+    apart: Mapping[str, str],
+) -> dict[str, GroupScores]:
     known, found = np.unique(target.values), {}
     where = np.array([apart.get(c, "") for c in target.cases])
+
+    def within(rows: np.ndarray, given: Sequence[np.ndarray]) -> dict[str, float]:
+        values = target.values[rows]
+        scores = {m: np.mean([score(m, values, a[rows], known) for a in given]) for m in METRICS[target.kind]}
+        return {m: float(s) for m, s in scores.items() if np.isfinite(s)}
+
     for value in sorted(set(where) - {""}):
         rows = np.flatnonzero(where == value)
-        found[value] = (
-            len(rows),
-            float(np.mean([score(metric, target.values[rows], a[rows], known) for a in answers])),
-        )
+        random = within(rows, [a for encoder in of_random for a in encoder])
+        found[str(value)] = GroupScores(len(rows), len({target.groups[i] for i in rows}), within(rows, answers), random)
     return found
 
 
@@ -167,9 +190,23 @@ def table(findings: Sequence[Finding]) -> list[str]:
     lines.append("")
     for f in findings:
         lines.append(f"- {sentence(f)}")
-        if f.per_group:
-            lines.append("  " + ", ".join(f"{k}: {f.main} {v:.3f} ({n} cases)" for k, (n, v) in f.per_group.items()))
+    lines += _group_table(findings)
     return lines
+
+
+def _group_table(findings: Sequence[Finding]) -> list[str]:
+    rows = [
+        f"| {f.target} | {f.encoder} | {value} | {g.groups} | {metric} | {g.scores[metric]:.3f} | {g.random[metric]:.3f} |"
+        for f in findings
+        for value, g in f.per_group.items()
+        for metric in g.scores
+    ]
+    head = [
+        "",
+        "| target | encoder | within | patients | metric | score | random encoders |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return [*head, *rows] if rows else []
 
 
 def sentence(f: Finding) -> str:
@@ -185,32 +222,3 @@ def sentence(f: Finding) -> str:
         said = f"says nothing of {f.target} beyond chance ({f.main} {s.value:.3f}, p {f.p:.2f})"
     few = f"; {f.groups} patients are few" if f.groups < FEW else ""
     return f"{f.encoder} {said}{few}."
-
-
-def picture(target: TargetColumn, features: Mapping[str, np.ndarray], path: Path, title: str) -> None:
-    """First two principal components of the features, coloured by the target."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
-
-    x = StandardScaler().fit_transform(np.stack([features[c] for c in target.cases]))
-    pca = PCA(2, random_state=0).fit(x)
-    places, shares = pca.transform(x), pca.explained_variance_ratio_
-    figure, axis = plt.subplots(figsize=(5.2, 4), layout="constrained")
-    if target.kind == "regression":
-        dots = axis.scatter(places[:, 0], places[:, 1], c=target.values, s=18, cmap="viridis")
-        figure.colorbar(dots, label=target.name)
-    else:
-        for value in np.unique(target.values):
-            of_value = places[target.values == value]
-            axis.scatter(of_value[:, 0], of_value[:, 1], s=18, label=str(value))
-        axis.legend(title=target.name, fontsize=8)
-    axis.set_xlabel(f"first component ({100 * shares[0]:.0f} %)")
-    axis.set_ylabel(f"second component ({100 * shares[1]:.0f} %)")
-    axis.set_title(title, fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
-    plt.close(figure)

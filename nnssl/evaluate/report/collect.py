@@ -13,6 +13,8 @@ import numpy as np
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.metrics import METRICS
+from nnssl.evaluate.report.collect_classes import read_answers, scored
+from nnssl.evaluate.report.measures import SEGMENTATION, Measures, measures_of
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of
 from nnssl.evaluate.study.spec import StudyConfig, parse_study
 from nnssl.files import read_json
@@ -32,17 +34,23 @@ class CellResult:
 
     Attributes:
         cell: which.
-        curve: of its training.
-        scores: metric -> (cases, labels); NaN = not defined.
+        curve: of its training; without points where nothing was trained step by step.
+        means: metric -> value over all test cases.
+        scores: metric -> (cases, labels) of a segmentation; NaN = not defined.
+        resampled: metric -> (resamples,) of a classification, under the same resamples of test cases in every cell.
+        recalls: of each class of a classification.
         seconds: of its training.
         load_report: of its weights; empty from scratch.
     """
 
     cell: Cell
     curve: Curve
+    means: dict[str, float]
     scores: dict[str, np.ndarray]
     seconds: float
     load_report: dict[str, Any]
+    resampled: dict[str, np.ndarray] = field(default_factory=dict)
+    recalls: np.ndarray = field(default_factory=lambda: np.array([]))
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Study:
         folder: of the study.
         config: what was asked for.
         facts: content of study.json.
-        labels: names.
+        labels: names; of a classification its classes.
+        measures: metrics of the task.
         results: finished cells.
         failed: cells that failed, with the reason.
         missing: cells that are not finished.
@@ -63,6 +72,7 @@ class Study:
     config: StudyConfig
     facts: dict[str, Any]
     labels: tuple[str, ...]
+    measures: Measures
     results: dict[Cell, CellResult] = field(default_factory=dict)
     failed: dict[Cell, str] = field(default_factory=dict)
     missing: tuple[Cell, ...] = ()
@@ -71,6 +81,16 @@ class Study:
     def inits(self) -> list[str]:
         """Names, the control first."""
         return sorted(self.config.inits, key=lambda name: name != self.config.control)
+
+    @property
+    def curved(self) -> bool:
+        """Whether there are learning curves."""
+        return any(len(c.curve.steps) > 1 for c in self.results.values())
+
+    @property
+    def unit(self) -> str:
+        """What counts count."""
+        return self.config.unit_name
 
     def paired(self, init: str, count: int) -> list[tuple[CellResult, CellResult]]:
         """Cells of an initialisation beside the control's of the same draw; draws that lack one of them are left out."""
@@ -106,43 +126,62 @@ def read_results(folder: Path) -> Study:
         raise NnsslError(
             f"no training of {folder} has finished yet ({failed} of {len(cells)} failed): `nnssl_study run` goes on with it"
         )
-    labels = _labels(done[0].folder(folder))
+    labels, measures = _labels(done[0].folder(folder), config)
     return Study(
         folder,
         config,
         facts,
         labels,
-        {cell: _read_cell(cell, folder, config.test, labels) for cell in done},
+        measures,
+        {cell: _read_cell(cell, folder, config, labels, measures) for cell in done},
         {c: str(record_of(c.folder(folder)).get("reason", "")) for c, state in states.items() if state == "failed"},
         tuple(cell for cell, state in states.items() if state in ("waiting", "running")),
     )
 
 
-def _labels(folder: Path) -> tuple[str, ...]:
+def _labels(folder: Path, config: StudyConfig) -> tuple[tuple[str, ...], Measures]:
+    """Names of labels or classes, and what is measured."""
+    if config.task == "classification":
+        found = read_answers(folder / "predictions.csv", config.test)
+        return tuple(str(c) for c in found.known), measures_of(found.kind, len(found.known))
     with (folder / "test.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(dict.fromkeys(row["label"] for row in csv.DictReader(file)))
+        return tuple(dict.fromkeys(row["label"] for row in csv.DictReader(file))), SEGMENTATION
 
 
-def _read_cell(cell: Cell, folder: Path, cases: Sequence[str], labels: Sequence[str]) -> CellResult:
+def _read_cell(cell: Cell, folder: Path, config: StudyConfig, labels: Sequence[str], measures: Measures) -> CellResult:
     where = cell.folder(folder)
+    report, curve = where / "load_report.json", where / "curve.csv"
+    common = {
+        "cell": cell,
+        "curve": read_curve(curve, measures.curve) if curve.is_file() else Curve((), ()),
+        "seconds": float(record_of(where).get("train_seconds", math.nan)),
+        "load_report": read_json(report) if report.is_file() else {},
+    }
+    if config.task == "classification":
+        means, drawn, recalls = scored(read_answers(where / "predictions.csv", config.test))
+        return CellResult(**common, means=means, scores={}, resampled=drawn, recalls=recalls)
+    scores = _read_scores(where / "test.csv", config.test, labels)
+    return CellResult(**common, means={m: mean(v) for m, v in scores.items()}, scores=scores)
+
+
+def mean(values: np.ndarray) -> float:
+    """Mean of what is defined; NaN if nothing is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+
+def _read_scores(path: Path, cases: Sequence[str], labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """Metric -> (cases, labels)."""
     row_of, column_of = {c: i for i, c in enumerate(cases)}, {name: i for i, name in enumerate(labels)}
     scores = {metric: np.full((len(cases), len(labels)), np.nan) for metric in METRICS}
-    with (where / "test.csv").open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for metric in METRICS:
                 scores[metric][row_of[row["case"]], column_of[row["label"]]] = float(row[metric] or "nan")
-    report = where / "load_report.json"
-    return CellResult(
-        cell,
-        read_curve(where / "curve.csv"),
-        scores,
-        float(record_of(where).get("train_seconds", math.nan)),
-        read_json(report) if report.is_file() else {},
-    )
+    return scores
 
 
-def read_curve(path: Path) -> Curve:
-    """Steps and mean Dice of a learning curve."""
+def read_curve(path: Path, column: str = "dice") -> Curve:
+    """Steps and the mean score of a learning curve."""
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [(int(r["step"]), float(r["dice"] or 0)) for r in csv.DictReader(file)]
+        rows = [(int(r["step"]), float(r[column] or 0)) for r in csv.DictReader(file)]
     return Curve(tuple(s for s, _ in rows), tuple(v for _, v in rows))

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from nnssl.evaluate.convergence import QUANTILES, SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
-from nnssl.evaluate.metrics import LARGER_IS_BETTER, METRICS
-from nnssl.evaluate.report.collect import CellResult, Study
-from nnssl.evaluate.statistics import Estimate, bootstrap_mean, mean_ranks, spread
+from nnssl.evaluate.report.collect import CellResult, Study, mean
+from nnssl.evaluate.statistics import Estimate, bootstrap_draws, bootstrap_mean, mean_ranks, spread
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Comparison:
     Attributes:
         init, count: which.
         draws: finished draws.
-        score: metric -> mean over draws, cases and labels.
+        score: metric -> mean over draws (and cases and labels).
         sd: metric -> standard deviation over the draws' means.
         difference: metric -> paired difference to the control, with its interval; empty for the control.
         better: share of draws in which it is better than the control.
@@ -30,7 +29,7 @@ class Comparison:
         reached: q -> steps of each draw.
         area: mean height of the learning curve over draws.
         rank: mean rank among all initialisations.
-        labels: label -> mean of the main metric.
+        labels: label -> mean of the main metric; class -> recall.
         undefined: share of case-label pairs without a distance.
         seconds: median of the training time.
     """
@@ -73,40 +72,43 @@ def compare(study: Study, metric: str) -> list[Comparison]:
 
 def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Comparison:
     cells = study.of(init, count)
-    means = {m: [mean(c.scores[m]) for c in cells] for m in METRICS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a label that no case has
-        labels = np.nanmean(np.stack([np.nanmean(c.scores[metric], axis=0) for c in cells]), axis=0)
+    means = {m: [c.means[m] for c in cells] for m in study.measures.names}
     pairs = study.paired(init, count) if init != study.config.control else []
-    gains = [mean(a.scores[metric]) - mean(b.scores[metric]) for a, b in pairs]
-    sign = 1 if LARGER_IS_BETTER[metric] else -1
+    gains = [a.means[metric] - b.means[metric] for a, b in pairs]
+    sign = 1 if study.measures.larger_is_better(metric) else -1
     reached, speed = _convergence(study, init, count)
-    distances = np.stack([c.scores["hd95"] for c in cells])
+    distances = [~np.isfinite(c.scores["hd95"]) for c in cells if c.scores]
     return Comparison(
         init=init,
         count=count,
         draws=len(cells),
         score={m: mean(np.asarray(v)) for m, v in means.items()},
         sd={m: spread(v) for m, v in means.items()},
-        difference={m: _difference(pairs, m) for m in METRICS} if pairs else {},
+        difference={m: _difference(pairs, m) for m in study.measures.names} if pairs else {},
         better=float(np.mean([sign * g > 0 for g in gains])) if gains else math.nan,
         speed=speed,
         reached=reached,
         area=float(np.mean([area(c.curve.steps, c.curve.values) for c in cells])),
         rank=rank,
-        labels=dict(zip(study.labels, (float(v) for v in labels))),
-        undefined=float(np.mean(~np.isfinite(distances))),
+        labels=_labels(study, cells, metric),
+        undefined=float(np.mean(distances)) if distances else math.nan,
         seconds=float(np.median([c.seconds for c in cells])),
     )
 
 
-def mean(values: np.ndarray) -> float:
-    """Mean of what is defined; NaN if nothing is."""
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+def _labels(study: Study, cells: list[CellResult], metric: str) -> dict[str, float]:
+    """Mean over draws of the metric of each label, or of the recall of each class."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a label that no case has
+        rows = [np.nanmean(c.scores[metric], axis=0) if c.scores else c.recalls for c in cells]
+        return dict(zip(study.labels, (float(v) for v in np.nanmean(np.stack(rows), axis=0))))
 
 
 def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str) -> Estimate:
-    """Paired over draws and cases; a case's value is the mean over its labels."""
+    """Paired over draws and test cases; in a segmentation a case's value is the mean over its labels."""
+    if pairs[0][0].resampled:
+        whole = [a.means[metric] - b.means[metric] for a, b in pairs]
+        return bootstrap_draws(whole, np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs]))
     rows = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
@@ -117,15 +119,39 @@ def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str) -> Esti
 
 def final_of_control(study: Study, count: int) -> float:
     """Mean over draws of the control's last smoothed value: what the others' steps are measured against."""
-    cells = study.of(study.config.control, count)
-    return float(np.mean([smooth(c.curve.values)[-1] for c in cells])) if cells else math.nan
+    finals = _finals(study, count)
+    return float(np.mean(finals)) if finals else math.nan
+
+
+def _finals(study: Study, count: int) -> list[float]:
+    """The control's last smoothed value of every draw."""
+    cells = study.of(study.config.control, count) if study.curved else []
+    return [float(smooth(c.curve.values)[-1]) for c in cells]
+
+
+def line_of_control(study: Study, count: int, q: float) -> float:
+    """Height at a share of the way from chance to the control's final value.
+
+    NaN where the control learnt nothing: its final value is not above chance; in a classification, where curves begin at
+    chance and waver around it, not by two standard errors over draws.
+    """
+    chance = study.measures.chance
+    reference = final_of_control(study, count)
+    if not reference > chance:
+        return math.nan
+    finals = _finals(study, count)
+    if study.config.classify and len(finals) > 1 and reference - chance < 2 * spread(finals) / math.sqrt(len(finals)):
+        return math.nan
+    return chance + q * (reference - chance)
 
 
 def _convergence(study: Study, init: str, count: int) -> tuple[dict[float, list[float]], dict[float, SpeedUp]]:
-    reference, length = final_of_control(study, count), study.config.steps
-    reached, speed = {}, {}
+    length, reached, speed = study.config.steps, dict[float, list[float]](), dict[float, SpeedUp]()
     for q in QUANTILES:
-        line = q * reference
+        line = line_of_control(study, count, q)
+        if math.isnan(line):
+            reached[q], speed[q] = [], SpeedUp(math.nan)
+            continue
         reached[q] = [steps_to(c.curve.steps, c.curve.values, line) for c in study.of(init, count)]
         pairs = [
             speed_up(
@@ -133,24 +159,23 @@ def _convergence(study: Study, init: str, count: int) -> tuple[dict[float, list[
             )
             for a, b in study.paired(init, count)
         ]
-        speed[q] = median_speed_up(pairs) if math.isfinite(reference) else SpeedUp(math.nan)
+        speed[q] = median_speed_up(pairs)
     return reached, speed
 
 
 def _ranks(study: Study, count: int, metric: str) -> dict[str, float]:
-    """Mean rank over draws and cases that every initialisation has."""
+    """Mean rank over the draws (and cases) that every initialisation has."""
     inits = [i for i in study.inits if study.of(i, count)]
     seeds = set.intersection(*({c.cell.seed for c in study.of(i, count)} for i in inits)) if inits else set()
     if len(inits) < 2 or not seeds:
         return {}
+    table = np.stack([_of_draws([c for c in study.of(i, count) if c.cell.seed in seeds], metric) for i in inits])
+    return dict(zip(inits, (float(r) for r in mean_ranks(table, study.measures.larger_is_better(metric)))))
+
+
+def _of_draws(cells: list[CellResult], metric: str) -> np.ndarray:
+    """One value per draw and case, or per draw where a metric is of all cases together."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        table = np.stack(
-            [
-                np.concatenate(
-                    [np.nanmean(c.scores[metric], axis=1) for c in study.of(i, count) if c.cell.seed in seeds]
-                )
-                for i in inits
-            ]
-        )
-    return dict(zip(inits, (float(r) for r in mean_ranks(table, LARGER_IS_BETTER[metric]))))
+        warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
+        rows = [np.nanmean(c.scores[metric], axis=1) if c.scores else [c.means[metric]] for c in cells]
+        return np.concatenate(rows)

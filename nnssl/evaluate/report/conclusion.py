@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 from nnssl.evaluate.convergence import SpeedUp
+from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report.collect import Study
-from nnssl.evaluate.report.compare import Comparison
+from nnssl.evaluate.report.compare import Comparison, line_of_control
 from nnssl.evaluate.statistics import FEW_DRAWS
 
 MAIN_Q = 0.95
@@ -23,11 +24,13 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
         )
     for count in study.config.counts:
         lines += [_sentence(study, c, metric) for c in others if c.count == count]
-    gains = [c for c in others if c.difference[metric].low > 0]
+    larger = study.measures.larger_is_better(metric)
+    gains = [c for c in others if (c.difference[metric].low > 0 if larger else c.difference[metric].high < 0)]
     if others and not gains:
         lines.insert(
             0,
-            "No initialisation was better than the control beyond chance (every interval includes zero or lies below).",
+            "No initialisation was better than the control beyond chance (every interval includes zero or lies on the "
+            "wrong side).",
         )
     draws = min((c.draws for c in found), default=0)
     if draws < FEW_DRAWS:
@@ -50,9 +53,9 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
 
 
 def _sentence(study: Study, c: Comparison, metric: str) -> str:
-    unit = study.config.unit + ("s" if c.count != 1 else "")
+    unit = study.unit + ("s" if c.count != 1 else "")
     d = c.difference[metric]
-    name = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": "surface Dice"}[metric]
+    name = study.measures.names[metric].removesuffix(f" ({TOLERANCE_MM:g} mm)")
     if math.isnan(d.low):
         verdict = f"{d.mean:+.3f} {name} in one draw"
     elif d.low > 0 or d.high < 0:
@@ -60,10 +63,13 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
         verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"
     else:
         verdict = f"no clear difference in {name} ({d.mean:+.3f}, 95 % interval {d.low:+.3f} to {d.high:+.3f})"
-    return (
-        f"With {c.count} labelled {unit}, {c.init} against {study.config.control}: {verdict}; "
-        f"{100 * MAIN_Q:.0f} % of the control's final value {speed_words(c.speed[MAIN_Q])}."
-    )
+    said = f"With {c.count} labelled {unit}, {c.init} against {study.config.control}: {verdict}"
+    if not study.curved:
+        return f"{said}."
+    if math.isnan(line_of_control(study, c.count, MAIN_Q)):
+        return f"{said}; the control learnt too little for a speed-up."
+    of = "of the way from chance to the control's" if study.measures.chance else "of the control's"
+    return f"{said}; {100 * MAIN_Q:.0f} % {of} final value {speed_words(c.speed[MAIN_Q])}."
 
 
 def speed_words(speed: SpeedUp) -> str:

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 
 from nnssl.evaluate.convergence import SpeedUp
-from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report.collect import Study
-from nnssl.evaluate.report.compare import Comparison, final_of_control
+from nnssl.evaluate.report.compare import Comparison, line_of_control
 from nnssl.evaluate.report.conclusion import MAIN_Q
 from nnssl.inspect.figures import INK, panel
 
 COLOURS = ("#7f868d", "#4a90d9", "#d98200", "#009e73", "#cc5fa0", "#8a63d2", "#c0392b", "#2aa1b3", "#a08000", "#5b7a1f")
 """The control first, in grey; told apart on light and dark ground."""
-NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": f"surface Dice ({TOLERANCE_MM:g} mm)"}
 
 
 def colour_of(study: Study, init: str) -> str:
@@ -44,23 +42,23 @@ def against_labels(study: Study, found: Sequence[Comparison], metric: str) -> An
             axis.errorbar(x, y, sd, color=colour, capsize=3)
     if alone:
         axis.set_xticks(range(len(study.inits)), study.inits, rotation=30, ha="right")
-        axis.set_xlabel(f"with {study.config.counts[0]} labelled {study.config.unit}s")
-        axis.set_ylabel(NAMES[metric])
+        axis.set_xlabel(f"with {study.config.counts[0]} labelled {study.unit}s")
+        axis.set_ylabel(study.measures.names[metric])
         return figure
     if max(study.config.counts) > 4 * min(study.config.counts):
         axis.set_xscale("log")
     axis.set_xticks(sorted(study.config.counts), [str(c) for c in sorted(study.config.counts)])
     axis.minorticks_off()
-    axis.set_xlabel(f"labelled {study.config.unit}s")
-    axis.set_ylabel(NAMES[metric])
+    axis.set_xlabel(f"labelled {study.unit}s")
+    axis.set_ylabel(study.measures.names[metric])
     _legend_below(figure, axis)
     return figure
 
 
 def learning_curves(study: Study, count: int) -> Any:
-    """Mean over draws of the validation Dice; the line is 95 % of the control's final value, dots where it is reached."""
+    """Mean over draws of the validation score; the line is 95 % of the control's final value, dots where it is reached."""
     figure, axis = panel(5.4, 3.4)
-    line = MAIN_Q * final_of_control(study, count)
+    line = line_of_control(study, count, MAIN_Q)
     if math.isfinite(line):
         axis.axhline(line, color=COLOURS[0], linestyle=":", linewidth=1.2)
     for init in study.inits:
@@ -77,7 +75,7 @@ def learning_curves(study: Study, count: int) -> Any:
         if len(crossed):
             axis.plot(steps[crossed[0]], values.mean(0)[crossed[0]], "o", color=colour, markersize=5)
     axis.set_xlabel("optimiser steps")
-    axis.set_ylabel("Dice, validation cases")
+    axis.set_ylabel(f"{study.measures.curve_name}, validation cases")
     _legend_below(figure, axis)
     return figure
 
@@ -95,7 +93,9 @@ def speed_bars(study: Study, found: Sequence[Comparison]) -> Any:
     axis.axvline(1, color=COLOURS[0], linewidth=1)
     axis.set_yticks(range(len(rows)), [f"{c.init}, {c.count}" for c in rows])
     axis.invert_yaxis()
-    axis.set_xlabel(f"speed-up to {100 * MAIN_Q:.0f} % of the control's final Dice (1 = as fast)")
+    axis.set_xlabel(
+        f"speed-up to {100 * MAIN_Q:.0f} % of the control's final {study.measures.curve_name} (1 = as fast)"
+    )
     axis.set_xlim(0, max(1.5, 1.15 * max(c.speed[MAIN_Q].ratio for c in rows)))
     return figure
 

@@ -41,7 +41,7 @@ def share(value: float) -> str:
 
 
 FILTERS = {
-    "one": lambda v: decimals(v, 1),
+    "digits": decimals,
     "two": lambda v: decimals(v, 2),
     "three": lambda v: decimals(v, 3),
     "pm": plus_minus,

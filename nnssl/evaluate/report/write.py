@@ -13,7 +13,7 @@ from typing import Any
 
 from nnssl import __version__
 from nnssl.errors import NnsslError, did_you_mean
-from nnssl.evaluate.metrics import METRICS
+from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report import words
 from nnssl.evaluate.report.collect import Study, read_results
 from nnssl.evaluate.report.compare import Comparison, compare
@@ -34,12 +34,12 @@ class Figure:
     svg: Any
 
 
-def write_report(folder: Path, metric: str = "dice") -> Path:
+def write_report(folder: Path, metric: str | None = None) -> Path:
     """Write a study's report into its folder: `report.html`, `report.md`, `results.csv`, `summary.json`, `report/*.png|svg`.
 
     Args:
         folder: of the study, finished or not.
-        metric: that figures and per-label tables show.
+        metric: that figures and per-label tables show; default: the task's main one.
 
     Returns:
         The page.
@@ -47,13 +47,15 @@ def write_report(folder: Path, metric: str = "dice") -> Path:
     Raises:
         NnsslError: no study, nothing finished, or no such metric.
     """
-    if metric not in METRICS:
-        raise NnsslError(f"--metric {metric}: there are {', '.join(METRICS)}.{did_you_mean(metric, METRICS)}")
     study = read_results(folder)
+    known = list(study.measures.names)
+    metric = metric or study.measures.main
+    if metric not in known:
+        raise NnsslError(f"--metric {metric}: there are {', '.join(known)}.{did_you_mean(metric, known)}")
     found = compare(study, metric)
     conclusion = conclude(study, found, metric)
     figures = _figures(study, found, metric)
-    pictures = case_pictures(study, metric)
+    pictures = case_pictures(study, metric) if study.config.task == "segmentation" else []
     for i, picture in enumerate(pictures):
         with atomic_path(folder / "report" / f"case_{i + 1}.png") as path:
             path.write_bytes(picture.png)
@@ -70,10 +72,11 @@ def _figures(study: Study, found: Sequence[Comparison], metric: str) -> list[Fig
          against_labels(study, found, metric)),
     ]  # fmt: skip
     for count in study.config.counts:
-        if any(study.of(init, count) for init in study.inits):
+        if study.curved and any(study.of(init, count) for init in study.inits):
+            of = "of the way from chance to the control's" if study.measures.chance else "of the control's"
             caption = (
-                f"Learning curves with {count} labelled {study.config.unit}s: mean and single draws; dotted: "
-                f"{100 * MAIN_Q:.0f} % of the control's final value."
+                f"Learning curves with {count} labelled {study.unit}s: mean and single draws; dotted: "
+                f"{100 * MAIN_Q:.0f} % {of} final value."
             )
             drawn.append((f"curves_{count}", caption, learning_curves(study, count)))
     bars = speed_bars(study, found)
@@ -108,7 +111,7 @@ def render(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {**words.FILTERS, "data_uri": _data_uri}
     template = environment.from_string(files("nnssl.evaluate.report").joinpath("report.html.j2").read_text("utf-8"))
-    shown = [{**vars(c), "difference": {"dice": c.difference.get("dice")}} for c in found]
+    shown = [{**vars(c), "main": c.difference.get(study.measures.main)} for c in found]
     return template.render(
         style=style(),
         study=study,
@@ -130,6 +133,10 @@ def describe(study: Study, name: str) -> dict[str, str]:
     origin = facts.get("provenance", {})
     settings = {k: v for k, v in facts.get("settings", {}).items() if k != "schedule"}
     kinds = {"scratch": "none (from scratch)", "nnunet": "none (stock nnU-Net)"}
+    trained = str(facts.get("settings", {}).get("schedule", ""))
+    if study.config.classify is not None:
+        trained = study.config.classify.method if study.config.stepwise else "frozen"
+        kinds["scratch"] = "none (from scratch)" if study.config.stepwise else "none (untrained encoder)"
     coverage = [
         c.load_report["encoder_coverage"] for c in study.results.values() if c.cell.init == name and c.load_report
     ]
@@ -139,9 +146,7 @@ def describe(study: Study, name: str) -> dict[str, str]:
             facts.get("kind", ""), f"{facts.get('file_name', '')}, sha256 {facts.get('sha256', '')[:12]}"
         ),
         "pretraining": ", ".join(f"{k} {v}" for k, v in origin.items() if k in ("method", "steps", "seed", "cases")),
-        "settings": ", ".join(
-            [str(facts.get("settings", {}).get("schedule", "")), *(f"{k} {v}" for k, v in settings.items())]
-        ),
+        "settings": ", ".join([trained, *(f"{k} {v}" for k, v in settings.items())]),
         "coverage": f"{100 * min(coverage):.0f} %" if coverage else "",
         "leakage": study.facts.get("leakage_check", {}).get(name, ""),
     }
@@ -149,35 +154,46 @@ def describe(study: Study, name: str) -> dict[str, str]:
 
 def markdown(study: Study, found: Sequence[Comparison], conclusion: Sequence[str]) -> str:
     """The table for papers and READMEs."""
-    c = study.config
+    c, m = study.config, study.measures
+    length = f" {c.steps} steps," if c.stepwise else ""
+    brief = [m.names[k].removesuffix(f" ({TOLERANCE_MM:g} mm)") for k in m.brief]
+    columns = [f"{study.unit}s", "initialisation", "draws", m.names[m.main], "difference", *brief]
+    columns += ["speed-up to 95 %"] * study.curved + ["rank"]
     lines = [
-        f"{c.name}: {c.dataset}, {c.configuration}, {c.steps} steps, {len(c.test)} test cases; mean ± SD over draws, paired "
-        "difference with 95 % bootstrap interval.",
+        f"{c.name}: {c.dataset}, {c.configuration},{length} {len(c.test)} test {'images' if c.classify else 'cases'}; "
+        "mean ± SD over draws, paired difference with 95 % bootstrap interval.",
         "",
-        f"| {c.unit}s | initialisation | draws | Dice | difference | HD95 (mm) | surface Dice | speed-up to 95 % | rank |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
     ]
     for row in found:
-        lines.append(
-            f"| {row.count} | {row.init} | {row.draws} | {words.plus_minus(row.score['dice'], row.sd['dice'])} | "
-            f"{words.interval(row.difference.get('dice'))} | {words.decimals(row.score['hd95'], 1)} | "
-            f"{words.decimals(row.score['nsd'], 3)} | {words.speed(row.speed, row.init == c.control)} | "
-            f"{words.decimals(row.rank, 2)} |"
-        )
+        cells = [str(row.count), row.init, str(row.draws), words.plus_minus(row.score[m.main], row.sd[m.main])]
+        cells += [words.interval(row.difference.get(m.main))]
+        cells += [words.decimals(row.score[k], m.digits(k)) for k in m.brief]
+        cells += [words.speed(row.speed, row.init == c.control)] * study.curved + [words.decimals(row.rank, 2)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in conclusion)]) + "\n"
 
 
 def _write_csv(study: Study, target: Path) -> None:
-    """One row per training, case and label."""
+    """One row per training, case and label; of a classification per training."""
+    names = list(study.measures.names)
+    by_case = study.config.task == "segmentation"
     with atomic_path(target) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["init", "count", "seed", "case", "label", *METRICS])
+        writer.writerow(["init", "count", "seed", *(["case", "label"] if by_case else []), *names])
         for cell, result in study.results.items():
+            where = [cell.init, cell.count, cell.seed]
+            if not by_case:
+                writer.writerow([*where, *(_field(result.means[m]) for m in names)])
+                continue
             for i, case in enumerate(study.config.test):
                 for j, label in enumerate(study.labels):
-                    values = [result.scores[m][i, j] for m in METRICS]
-                    shown = ["" if v != v else f"{v:.6g}" for v in values]
-                    writer.writerow([cell.init, cell.count, cell.seed, case, label, *shown])
+                    writer.writerow([*where, case, label, *(_field(result.scores[m][i, j]) for m in names)])
+
+
+def _field(value: float) -> str:
+    return "" if value != value else f"{value:.6g}"
 
 
 def _plain(study: Study, found: Sequence[Comparison], conclusion: Sequence[str], metric: str) -> Any:

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,9 @@ class StudyCell(nnUNetTrainer):
         """Not for every cell."""
 
     def _write_point(self, step: int, loss: float | None) -> None:
-        scores = self.whole_cases.dice()
+        averaged = getattr(self, "evaluated_weights", nullcontext)  # of the fine-tuning trainers
+        with averaged():
+            scores = self.whole_cases.dice()
         path = Path(self.cell.curve)
         row = {"step": step, "seconds": round(self._seconds, 2), "train_loss": loss, **scores}
         if step == 0:

@@ -36,15 +36,17 @@ def measure_cost(study: StudyConfig, folder: Path, jobs: int, device: str) -> li
     left = len(cells) - states.count("done")
     lines = [
         f"{len(study.inits)} initialisations x {len(study.counts)} counts x {len(study.seeds)} draws = {len(cells)} "
-        f"trainings of {study.steps} steps; {states.count('done')} done, {left} to do",
-        f"{len(study.validation)} validation cases every {study.evaluate_every} steps, {len(study.test)} test cases",
+        f"trainings{f' of {study.steps} steps' if study.stepwise else ''}; {states.count('done')} done, {left} to do",
+        f"{len(study.test)} test cases"
+        + (f", {len(study.validation)} validation cases every {study.evaluate_every} steps" if study.stepwise else ""),
     ]
     finished = [record_of(cell.folder(folder)).get("seconds") for cell in cells]
     known = [s for s in finished if s]
     if known:
         seconds, how = statistics.median(known), f"median of {len(known)} finished trainings"
     else:
-        seconds, how = _measured(study, device), f"from {MEASURED_STEPS} measured steps and one validation on {device}"
+        tried = f"{MEASURED_STEPS} measured steps and one validation" if study.stepwise else "one fit"
+        seconds, how = _measured(study, device), f"from {tried} on {device}"
     lines.append(f"one training takes about {_time(seconds)} ({how})")
     lines.append(
         f"all that is left: {_time(seconds * left / jobs)} with {jobs} at a time, if they do not slow each other"
@@ -82,10 +84,14 @@ def seconds_of_training(study: StudyConfig, device: str, scratch: Path) -> float
     from nnssl.evaluate.study.cells import Cell
     from nnssl.evaluate.study.run_cell import make_trainer
 
-    one_process(torch.device(device))
     draws = all_draws(study.model_copy(update={"seeds": study.seeds[:1]}), subjects_of(study))
-    count = study.counts[-1]
+    count = max(study.counts)
     drawn = draws[str(study.seeds[0])][str(count)]
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import seconds_of_classification
+
+        return seconds_of_classification(study, drawn, torch.device(device))
+    one_process(torch.device(device))
     slices = drawn if isinstance(drawn, dict) else {}
     short = study.model_copy(update={"steps": MEASURED_STEPS, "evaluate_every": MEASURED_STEPS})
     with contextlib.redirect_stdout(io.StringIO()):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nnssl.errors import NnsslError
+from nnssl.evaluate.strata import stratified_order
 
 
 def ordered_patients(training: Sequence[str], subjects: Mapping[str, str], seed: int) -> list[list[str]]:
@@ -22,6 +23,25 @@ def ordered_patients(training: Sequence[str], subjects: Mapping[str, str], seed:
         patients.setdefault(subjects.get(case) or f"case {case}", []).append(case)
     names = sorted(patients)
     return [patients[names[i]] for i in np.random.default_rng(seed).permutation(len(names))]
+
+
+def stratified_patients(
+    training: Sequence[str], groups: Mapping[str, str], strata: Mapping[str, int], seed: int
+) -> list[list[str]]:
+    """As `ordered_patients`, but so that every beginning shows the strata in their shares, each at least once.
+
+    Args:
+        training: names of the cases to draw from.
+        groups: case -> patient.
+        strata: case -> number of its stratum, see `nnssl.evaluate.strata`.
+        seed: of the order.
+    """
+    names = sorted(training)
+    patients: dict[str, list[str]] = {}
+    for case in names:
+        patients.setdefault(groups[case], []).append(case)
+    order = stratified_order([groups[c] for c in names], np.array([strata[c] for c in names]), seed)
+    return [patients[name] for name in order]
 
 
 def draw(patients: Sequence[Sequence[str]], count: int, unit: str) -> list[str]:

@@ -53,18 +53,13 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
     Raises:
         NnsslError: leakage, too few cases for a count, or another study in the folder.
     """
-    from nnssl.evaluate.study.run_cell import known_fingerprint
-
-    subjects = subjects_of(study)
-    digests: Mapping[str, str] = known_fingerprint(study).get("nnssl", {}).get("cases", {})
+    subjects, digests = subjects_of(study), digests_of(study)
     check_subjects(study, subjects)
     check_duplicates(study, digests)
     checked = check_pretraining(study, digests)
     draws = all_draws(study, subjects)
-    _refuse_other(study, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_study(study, folder / "study.yaml")
-    write_json(draws, folder / "draws.json")
+    inits = {name: _facts_of(init.model_dump(exclude_none=True)) for name, init in study.inits.items()}
+    _refuse_other(study, folder, inits)
     known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
     facts = {
         "study": study.model_dump(),
@@ -74,13 +69,20 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         "versions": _versions(),
         "started": known.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "leakage_check": checked,
-        "inits": {name: _facts_of(init.model_dump(exclude_none=True)) for name, init in study.inits.items()},
+        "inits": inits,
     }
+    # nothing is written before everything could be read
+    folder.mkdir(parents=True, exist_ok=True)
+    write_study(study, folder / "study.yaml")
+    write_json(draws, folder / "draws.json")
     write_json(facts, folder / "study.json")
 
 
-def _refuse_other(study: StudyConfig, folder: Path) -> None:
-    """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared."""
+def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any]) -> None:
+    """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared.
+
+    Weights are the same if their bytes are, wherever the file lies.
+    """
     path = folder / "study.json"
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
@@ -92,9 +94,12 @@ def _refuse_other(study: StudyConfig, folder: Path) -> None:
             before, key
         ) != getattr(study, key):
             raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
-    for name, init in before.inits.items():
-        if name in study.inits and study.inits[name] != init:
-            raise NnsslError(f"{folder} holds other settings of initialisation '{name}': give the new one another name")
+    for name, known in read_json(path)["inits"].items():
+        for key, what in (("kind", "settings"), ("settings", "settings"), ("sha256", "weights")):
+            if name in inits and inits[name].get(key) != known.get(key):
+                raise NnsslError(
+                    f"{folder} holds other {what} of initialisation '{name}': give the new one another name"
+                )
 
 
 def _versions() -> dict[str, str]:
@@ -125,14 +130,34 @@ def _facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def subjects_of(study: StudyConfig) -> dict[str, str]:
-    """Case -> patient, where the raw dataset or the names tell."""
+def subjects_of(study: StudyConfig) -> Mapping[str, str]:
+    """Case -> patient, where the raw dataset, the names or the table of a classification tell."""
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import groups_of
+
+        return groups_of(study)
     raw = nnunet_folder("nnUNet_raw") / study.dataset
     return read_subjects(raw, [*study.training, *study.validation, *study.test])
 
 
-def all_draws(study: StudyConfig, subjects: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def digests_of(study: StudyConfig) -> Mapping[str, str]:
+    """Case -> digest of its voxels, where known."""
+    from nnssl.evaluate.study.run_cell import known_fingerprint
+
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import source_of
+
+        return source_of(study).known.digests
+    known: Mapping[str, str] = known_fingerprint(study).get("nnssl", {}).get("cases", {})
+    return known
+
+
+def all_draws(study: StudyConfig, subjects: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
     """Seed -> count -> training cases, or case -> slices where slices are counted."""
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import classification_draws
+
+        return classification_draws(study)
     found: dict[str, dict[str, Any]] = {}
     slices = _labelled_slices(study) if study.unit == "slice" else {}
     for seed in study.seeds:
@@ -179,7 +204,9 @@ def run_study(folder: Path, workers: int, share: Share, device: str) -> tuple[in
     # a scheduler's SIGTERM ends the workers, too
     before = signal.signal(signal.SIGTERM, _interrupt)
     team = Team(folder, workers, share, device)
-    bar = tqdm(total=len(cells) * study.steps, unit="step", smoothing=0.02, dynamic_ncols=True)
+    bar = tqdm(
+        total=len(cells) * study.steps, unit="step" if study.stepwise else "fit", smoothing=0.02, dynamic_ncols=True
+    )
     try:
         bar.update(sum(steps_done(cell.folder(folder), study.steps) for cell in cells))
         bar.initial = bar.n

@@ -103,6 +103,9 @@ def settings_block(study: StudyConfig, init: Initialisation, seed: int) -> dict[
         "layer_decay": init.layer_decay,
         "new_layers_lr": init.new_layers_lr,
         "rescale": init.rescale,
+        "head": init.head,
+        "average": init.average,
+        "decay_power": init.decay_power,
         "freeze_stages": init.freeze_stages,
         "seed": seed,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnssl.errors import MissingError, NnsslError
+from nnssl.evaluate.classify.settings import TrainingSettings
 from nnssl.files import atomic_path
 
 Unit = Literal["case", "patient", "slice"]
@@ -33,9 +35,12 @@ class Initialisation(BaseModel):
     lr: float | None = Field(None, gt=0, description="peak learning rate")
     optimizer: Literal["sgd", "adamw"] | None = None
     warmup: float | None = Field(None, ge=0, lt=1, description="ramp, as a share of all steps")
+    decay_power: float | None = Field(None, gt=0, description="exponent of the decay after the ramp; nnU-Net's is 0.9")
+    average: float | None = Field(None, ge=0, description="power of the weights' average; 0 = off")
     layer_decay: float | None = Field(None, gt=0, le=1)
     new_layers_lr: float | None = Field(None, gt=0, description="factor on the rate of what is not pretrained")
     rescale: bool | None = Field(None, description="bring pretrained kernels to the size of fresh ones")
+    head: Literal["fitted", "random"] | None = Field(None, description="segmentation layers at the start")
     freeze_stages: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
@@ -51,12 +56,40 @@ class Initialisation(BaseModel):
         return self
 
 
+class Classification(TrainingSettings):
+    """What is classified, or which quantity is predicted, and how: `classify` of a study file.
+
+    Attributes:
+        labels: CSV file, see `nnssl_classify --labels`.
+        target: column with the class or quantity.
+        group: column with the patient; None = what the dataset knows of its subjects.
+        npz: MedMNIST-style file instead of a table.
+        select: weights after the last step; with `best` the labels of the validation images help every count alike.
+    """
+
+    labels: str | None = None
+    target: str | None = None
+    group: str | None = None
+    npz: str | None = None
+    select: Literal["best", "last"] = "last"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Classification:
+        if (self.labels is None) == (self.npz is None):
+            raise ValueError("classify needs labels (a CSV file, with target) or npz, one of the two")
+        if (self.labels is None) != (self.target is None):
+            raise ValueError("classify: labels and target (a column) belong together")
+        return self
+
+
 class StudyConfig(BaseModel):
     """A study, complete: what `nnssl_study run` executes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=NAME, description="for titles and folders")
+    task: Literal["segmentation", "classification"] = "segmentation"
+    classify: Classification | None = Field(None, description="for task classification")
     dataset: str = Field(description="the labelled target, planned and preprocessed")
     plans: str = "nnsslPlans"
     configuration: str
@@ -68,7 +101,7 @@ class StudyConfig(BaseModel):
     steps: int = Field(ge=1, description="optimiser steps of every cell, whatever the count")
     evaluate_every: int = Field(ge=1, description="steps between two points of a learning curve")
     training: list[str] = Field(min_length=1, description="cases that subsets are drawn from")
-    validation: list[str] = Field(min_length=1, description="whole cases of the learning curves")
+    validation: list[str] = Field(description="whole cases of the learning curves")
     test: list[str] = Field(min_length=1, description="whole cases of the final figures")
     batch_size: int | None = Field(None, ge=1, description="default: the plans'")
     tolerance_mm: float = Field(2.0, gt=0, description="of the normalised surface Dice")
@@ -83,6 +116,46 @@ class StudyConfig(BaseModel):
         if any(v < 0 for v in value):
             raise ValueError("numbers must not be negative")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_steps(cls, values: Any) -> Any:
+        """Models on frozen features are fitted, not trained step by step."""
+        task = values.get("classify") if isinstance(values, Mapping) else None
+        if isinstance(task, Mapping) and task.get("method") in ("linear", "mlp", "knn"):
+            return {"validation": [], **values, "steps": 1, "evaluate_every": 1}
+        return values
+
+    @property
+    def unit_name(self) -> str:
+        """What is counted, in words: an image, where the images of a file are the cases."""
+        return "image" if self.unit == "case" and self.classify is not None and self.classify.npz else self.unit
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether its trainings have steps and learning curves."""
+        return self.classify is None or self.classify.method == "finetune"
+
+    @model_validator(mode="after")
+    def _task(self) -> StudyConfig:
+        if (self.task == "classification") != (self.classify is not None):
+            raise ValueError("task classification and a classify block belong together")
+        if self.classify is None:
+            if not self.validation:
+                raise ValueError("validation names no case: the learning curves need at least one")
+            return self
+        if self.unit == "slice":
+            raise ValueError("unit slice is for segmentation; a classification counts cases or patients")
+        if self.batch_size is not None:
+            raise ValueError("batch_size of a classification stands in its classify block")
+        for name, init in self.inits.items():
+            given = set(init.model_dump(exclude_none=True)) - {"schedule", "init", "lr"}
+            if init.schedule not in ("scratch", "warmup") or given:
+                wrong = next(iter(sorted(given)), f"schedule {init.schedule}")
+                raise ValueError(f"inits.{name}: a classification takes init, lr and schedule scratch, not {wrong}")
+            if init.lr is not None and not self.stepwise:
+                raise ValueError(f"inits.{name}: lr is for method finetune")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
@@ -123,7 +196,21 @@ def read_study(path: Path) -> StudyConfig:
         raise NnsslError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
         raise NnsslError(f"{path} must hold 'key: value' lines; `nnssl_study init` writes such a file")
-    return parse_study(content, str(path))
+    return parse_study(_with_places(content), str(path))
+
+
+def _with_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Environment variables put into the sources of weights: `$nnUNet_results/...` is right on every machine."""
+    inits = content.get("inits")
+    if not isinstance(inits, Mapping):
+        return dict(content)
+    rows = {
+        name: {**row, "init": os.path.expandvars(row["init"])}
+        if isinstance(row, Mapping) and isinstance(row.get("init"), str)
+        else row
+        for name, row in inits.items()
+    }
+    return {**content, "inits": rows}
 
 
 def parse_study(content: Mapping[str, Any], where: str) -> StudyConfig:

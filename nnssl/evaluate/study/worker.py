@@ -20,7 +20,6 @@ import torch
 
 from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.jobs import ATTEMPTS, Share
-from nnssl.evaluate.study.run_cell import run_segmentation
 from nnssl.evaluate.study.spec import StudyConfig, parse_study
 from nnssl.files import read_json
 
@@ -67,9 +66,8 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
     began = time.monotonic()
     log.info("=== %s, attempt %d, %s", cell.name, attempts, _now())
     drawn = draws[str(cell.seed)][str(cell.count)]
-    slices = drawn if isinstance(drawn, dict) else {}
     try:
-        run_segmentation(study, cell, folder, list(drawn), slices, device)
+        run_cell(study, cell, folder, drawn, device)
     except (SystemExit, KeyboardInterrupt):  # stopped, not broken
         write_record(folder, state="waiting", attempts=attempts - 1)
         raise
@@ -80,6 +78,18 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
         write_record(folder, state="failed" if over else "waiting", reason=reason, finished=_now())
         return
     write_record(folder, state="done", seconds=round(time.monotonic() - began, 1), finished=_now())
+
+
+def run_cell(study: StudyConfig, cell: Cell, folder: Path, drawn: Any, device: torch.device) -> None:
+    """One training of the study's task; each task imports what it needs."""
+    if study.task == "classification":
+        from nnssl.evaluate.study.classification import run_classification
+
+        run_classification(study, cell, folder, drawn, device)
+        return
+    from nnssl.evaluate.study.run_cell import run_segmentation
+
+    run_segmentation(study, cell, folder, list(drawn), drawn if isinstance(drawn, dict) else {}, device)
 
 
 def _now() -> str:

@@ -1,0 +1,72 @@
+"""A finished cell of a classification study: its answers to the test images, scored as they are and resampled."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnssl.errors import NnsslError
+from nnssl.evaluate.classify import resampled
+from nnssl.evaluate.labels import Kind
+
+RESAMPLES = 1000
+PROBABILITY = "p_"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of a cell.
+
+    Attributes:
+        kind: of the target.
+        known: classes in order; empty for a quantity.
+        values: (cases,) targets.
+        groups: of the cases.
+        answers: (cases, classes) probabilities, or (cases,) quantities.
+    """
+
+    kind: Kind
+    known: np.ndarray
+    values: np.ndarray
+    groups: tuple[str, ...]
+    answers: np.ndarray
+
+
+def read_answers(path: Path, cases: Sequence[str]) -> Answers:
+    """A cell's predictions.csv.
+
+    Raises:
+        NnsslError: it lacks a test case.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = {row["case"]: row for row in reader}
+        columns = [c for c in reader.fieldnames or [] if c.startswith(PROBABILITY)]
+    missing = [case for case in cases if case not in rows]
+    if missing:
+        raise NnsslError(f"{path} lacks {missing[0]}: remove the folder and run the study again")
+    ordered = [rows[case] for case in cases]
+    groups = tuple(row["group"] for row in ordered)
+    if not columns:
+        values = np.array([float(row["target"]) for row in ordered])
+        answers = np.array([float(row["prediction"]) for row in ordered])
+        return Answers("regression", np.array([]), values, groups, answers)
+    known = np.array([c.removeprefix(PROBABILITY) for c in columns])
+    values = np.array([row["target"] for row in ordered])
+    answers = np.array([[float(row[c]) for c in columns] for row in ordered])
+    return Answers("classes", known, values, groups, answers)
+
+
+def scored(found: Answers) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:
+    """Scores of the answers; the same under resamples of patients, alike for every cell; and recall per class."""
+    whole = np.ones((1, len(found.values)))
+    plain = resampled.scores(found.values, found.answers, found.kind, found.known, whole)
+    weights = resampled.resamples(found.groups, RESAMPLES)
+    drawn = resampled.scores(found.values, found.answers, found.kind, found.known, weights)
+    classes = found.kind == "classes"
+    recalls = resampled.recalls(found.values, found.answers, found.known) if classes else np.array([])
+    return {k: float(v[0]) for k, v in plain.items()}, drawn, recalls

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnssl.trainers import executor as executors
+from nnssl.trainers.executor import measure_executors, settle_executor
+
+from tests.conftest import run_command, run_folder
+from tests.methods.cases import SHAPES, make_crops, make_method, seeded
+
+QUICK = ("902", "3d_fullres", "-device", "cpu", "--iterations", "3", "--epochs", "2", "--set", "val_iterations=2")
+SPARK = (*QUICK, "-m", "spark")
+LINE = re.compile(
+    r"computed as '(\w+)', the faster way here: ([\d.]+) s per step with tiles, ([\d.]+) s dense, ratio ([\d.]+)"
+)
+
+
+def losses(folder: Path) -> list[tuple[float, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["train_loss"], row["val_loss"]) for row in rows]
+
+
+def log_of(folder: Path) -> str:
+    return next(folder.glob("training_log*")).read_text()
+
+
+@pytest.fixture
+def results(pretraining: Path, tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def test_auto_measures_says_so_and_is_the_run_of_its_choice(results: Path) -> None:
+    assert run_command("pretrain", *SPARK, "--executor", "auto", "--name", "auto") == 0
+    folder = run_folder(results, "nnsslTrainer_SparK_auto")
+    found = LINE.search(log_of(folder))
+    assert found, log_of(folder)
+    chosen, tiles, dense, ratio = found[1], *(float(n) for n in found.groups()[1:])
+    assert chosen == ("tiles" if ratio < 1 else "dense")
+    assert tiles / dense == pytest.approx(ratio, abs=0.2)
+    assert json.loads((folder / "config.json").read_text())["config"]["executor"] == chosen
+    for name in ("tiles", "dense"):
+        assert run_command("pretrain", *SPARK, "--executor", name, "--name", name) == 0
+    auto, same, tiles_run, dense_run = (
+        losses(run_folder(results, f"nnsslTrainer_SparK_{n}")) for n in ("auto", chosen, "tiles", "dense")
+    )
+    assert auto == same, "measuring must leave nothing behind"
+    for a, b in zip(tiles_run, dense_run):
+        assert a == pytest.approx(b, rel=1e-4), "the executors may part by rounding only"
+    assert run_command("pretrain", *SPARK, "--name", "default") == 0
+    assert losses(run_folder(results, "nnsslTrainer_SparK_default")) == dense_run
+
+
+def test_a_continued_run_keeps_its_executor(results: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run_command("pretrain", *SPARK, "--executor", "tiles") == 0
+    assert run_command("pretrain", *SPARK, "--executor", "dense", "--c") == 2
+    assert "executor is tiles there, not dense" in capsys.readouterr().err
+    assert run_command("pretrain", *SPARK, "--executor", "auto", "--c") == 0
+    folder = run_folder(results, "nnsslTrainer_SparK")
+    assert json.loads((folder / "config.json").read_text())["config"]["executor"] == "tiles"
+    assert run_command("pretrain", *SPARK, "--c") == 0
+
+
+def test_tiles_for_a_method_without_a_sparse_encoder_is_an_error(results: Path, capsys: pytest.CaptureFixture) -> None:
+    masked = (*QUICK, "-m", "masked_region")
+    assert run_command("pretrain", *masked, "--executor", "tiles") == 2
+    assert "the encoder of masked_region sees whole crops" in capsys.readouterr().err
+    assert not run_folder(results).exists()
+    assert run_command("pretrain", *masked, "--executor", "auto") == 0
+    assert "sparse encoder" not in log_of(run_folder(results))
+
+
+def test_a_part_of_a_sum_has_the_choice_too(results: Path) -> None:
+    assert run_command("pretrain", *QUICK, "-m", "spark+rotation", "--executor", "tiles") == 0
+    assert "computed as 'tiles', as set" in log_of(run_folder(results, "nnsslTrainer_SparKPlusRotation"))
+
+
+def test_a_dry_run_shows_the_measurement(results: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run_command("pretrain", *SPARK, "--executor", "auto", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert LINE.search(shown)
+    assert "peak (measuring both ways included)" in shown
+    assert not run_folder(results, "nnsslTrainer_SparK").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_choose_alike_and_learn_alike(results: Path) -> None:
+    """Were their choices different, or one wrong, the curve would not be that of the way that was not chosen."""
+
+    def run(executor: str) -> Path:
+        arguments = [*SPARK, "--epochs", "1", "--set", "workers=0", "--executor", executor, "--name", executor]
+        command = [sys.executable, "-m", "nnssl.cli.pretrain", *arguments, "-num_gpus", "2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        return run_folder(results, f"nnsslTrainer_SparK_{executor}")
+
+    auto = run("auto")
+    found = LINE.search(log_of(auto))
+    assert found
+    other = run("dense" if found[1] == "tiles" else "tiles")
+    assert losses(auto)[0] == pytest.approx(losses(other)[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_measuring_leaves_the_method_as_it_was(norm: str) -> None:
+    method: Any = make_method("spark", SHAPES["2d"])
+    if norm == "Batch":
+        for parent in list(method.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, torch.nn.InstanceNorm2d):
+                    setattr(parent, name, torch.nn.BatchNorm2d(child.num_features))
+        assert any("running_mean" in name for name in method.state_dict())
+    method.eval()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    views = method.views(make_crops(method), seeded())
+    expected, executor = method(views).total, method.executor
+    torch.manual_seed(7)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    seconds = measure_executors(method, 2, torch.device("cpu"), nullcontext)
+    assert torch.equal(torch.rand(1), drawn)
+    assert set(seconds) == {"dense", "tiles"} and all(
+        v > 0 and len(values) == 3 for values in seconds.values() for v in values
+    )
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+    assert all(p.grad is None for p in method.parameters())
+    assert not method.training and method.executor is executor
+    assert torch.equal(method(views).total, expected)
+
+
+@pytest.mark.parametrize(("tiles", "chosen"), [(0.9, "tiles"), (1.1, "dense")])
+def test_the_faster_one_is_chosen(tiles: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With numbers in place of the clock, which cannot be asked to favour one."""
+    from nnssl.trainers.run_config import RunConfig
+
+    class Trainer:
+        method = make_method("spark", SHAPES["2d"])
+        run = RunConfig(method="spark", executor="auto", batch_size=2)
+        device, local_rank, world_size, is_ddp = torch.device("cpu"), 0, 1, False
+        _autocast = nullcontext
+
+        def _do_i_compile(self) -> bool:
+            return False
+
+    monkeypatch.setattr(executors, "measure_executors", lambda *_: {"dense": [1.0, 9.0, 1.0], "tiles": [tiles] * 3})
+    trainer: Any = Trainer()
+    lines = settle_executor(trainer)
+    assert trainer.run.executor == chosen
+    assert f"ratio {tiles:.2f}" in lines[0]
+    visible = trainer.method.views(make_crops(trainer.method), seeded())["visible"]
+    made = trainer.method.executor(visible, SHAPES["2d"].size)
+    assert type(made).__name__ == {"tiles": "TileSparse", "dense": "DenseMasked"}[chosen]

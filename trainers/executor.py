@@ -1,0 +1,138 @@
+"""How a sparse encoder is computed in a run: as asked, or the faster way, measured on this device with this run's shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed as dist
+
+from nnssl.data.loader import rank_share
+from nnssl.errors import NnsslError
+from nnssl.methods import CropBatch, Method
+from nnssl.methods.sparse_encoding import ExecutorName, SparseEncoding
+
+if TYPE_CHECKING:
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+ROUNDS = 3
+"""Timed steps with each executor, in turns, after a first one."""
+MEASURED_ON = ("cpu", "cuda")
+
+
+def settle_executor(trainer: nnsslTrainer) -> list[str]:
+    """Give the run's executor to the method, or to those of its parts that have a choice. To be called before compiling.
+
+    `auto` becomes what was chosen, in the run's settings too, so that a continued run computes as it began.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        NnsslError: tiles for a method that shows its encoder whole crops.
+    """
+    parts = [m for m in trainer.method.modules() if isinstance(m, SparseEncoding)]
+    asked, lines = trainer.run.executor, list[str]()
+    if not parts:
+        if asked == "tiles":
+            raise NnsslError(
+                f"executor=tiles: the encoder of {trainer.run.method} sees whole crops, so there are no tiles to compute "
+                "on; only spark has the choice. Leave --executor out"
+            )
+        chosen: ExecutorName = "dense"
+    elif asked == "auto":
+        chosen, lines = _faster(trainer, parts)
+    else:
+        chosen, lines = asked, [f"sparse encoder: computed as '{asked}', as set"]
+    trainer.run = trainer.run.model_copy(update={"executor": chosen})
+    for part in parts:
+        part.use_executor(chosen)
+    return lines
+
+
+def _faster(trainer: nnsslTrainer, parts: list[SparseEncoding]) -> tuple[ExecutorName, list[str]]:
+    device = trainer.device
+    if device.type not in MEASURED_ON:
+        return "dense", [f"sparse encoder: computed as 'dense'; tiles have not been tested on {device.type}"]
+    share = rank_share(trainer.run.batch_size or 1, trainer.local_rank, trainer.world_size)
+    seconds: dict[str, float] = {}
+    compiled = trainer._do_i_compile()
+    for part in parts:
+        for name, values in measure_executors(part, len(share), device, trainer._autocast, compiled).items():
+            seconds[name] = seconds.get(name, 0.0) + median(values)
+    if trainer.is_ddp:  # all processes must choose alike
+        summed = torch.tensor(list(seconds.values()), dtype=torch.float32, device=device)
+        dist.all_reduce(summed)
+        seconds = dict(zip(seconds, (summed / trainer.world_size).tolist()))
+    tiles, dense = seconds["tiles"], seconds["dense"]
+    chosen: ExecutorName = "tiles" if tiles < dense else "dense"
+    return chosen, [
+        f"sparse encoder: computed as '{chosen}', the faster way here: {tiles:.3f} s per step with tiles, {dense:.3f} s "
+        f"dense, ratio {tiles / dense:.2f} (forward and backward, median of {ROUNDS} steps in turns, random crops)"
+    ]
+
+
+def measure_executors(
+    method: SparseEncoding,
+    batch: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    compiled: bool = False,
+    rounds: int = ROUNDS,
+) -> dict[str, list[float]]:
+    """Seconds of forward and backward passes with each executor, in turns. Leaves the method as it was.
+
+    Args:
+        method: on its device.
+        batch: crops in this process.
+        autocast: makes the context that a training step runs in.
+        compiled: whether the run will be compiled; then both ways are, which takes its time.
+        rounds: timed passes with each, after one that is not.
+    """
+    network: Any = torch.compile(method) if compiled else method
+    before = {name: value.clone() for name, value in method.named_buffers()}
+    former, training = method.executor, method.training
+    times: dict[str, list[float]] = {name: [] for name in method.executors}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        views = method.train().views(random_crops(method, batch, device), torch.Generator().manual_seed(0))
+        for _ in range(rounds + 1):
+            for name in method.executors:
+                method.use_executor(name)
+                times[name].append(_step(network, views, device, autocast))
+                method.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # a dry run tells the memory of the way that was chosen
+    method.executor = former
+    method.train(training)
+    with torch.no_grad():
+        for key, value in method.named_buffers():
+            value.copy_(before[key])
+    return {name: values[1:] for name, values in times.items()}
+
+
+def _step(network: Any, views: Any, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> float:
+    _wait(device)
+    begin = time.perf_counter()
+    with autocast():
+        total = network(views).total
+    total.backward()
+    _wait(device)
+    return time.perf_counter() - begin
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def random_crops(method: Method, batch: int, device: torch.device) -> CropBatch:
+    """Time does not depend on what is in a crop."""
+    size = method.read_size()
+    images = torch.randn(batch, method.channels, *size, generator=torch.Generator().manual_seed(0))
+    inside = torch.tensor([[0, n] for n in size]).expand(batch, -1, -1)
+    return CropBatch(images, inside, torch.arange(batch)).to(device)
