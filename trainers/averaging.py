@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Running average of a module's parameters.
+    """Running average of a module's parameters and floating-point buffers (running statistics of batch norm).
 
     Args:
-        module: whose parameters are followed; the bare network, not a wrapper.
+        module: what is followed; the bare network, not a wrapper.
         power: weight of step t is t^power; larger = shorter memory.
     """
 
     def __init__(self, module: nn.Module, power: float) -> None:
-        self._names = [name for name, _ in module.named_parameters()]
-        self._parameters = [p for _, p in module.named_parameters()]
+        followed = [*module.named_parameters(), *module.named_buffers()]
+        followed = [(name, p) for name, p in followed if p.is_floating_point()]
+        self._names = [name for name, _ in followed]
+        self._parameters = [p for _, p in followed]
         self._average = [p.detach().clone() for p in self._parameters]
         self._power = power
         self._steps = 0
@@ -37,10 +39,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The module holds the average inside, its own weights again afterwards; before the first step they are one."""
-        if self._steps == 0:
-            yield
-            return
+        """The module holds the average inside, its own weights again afterwards."""
         self.exchange()
         try:
             yield
@@ -49,7 +48,9 @@ class WeightAverage:
 
     @torch.no_grad()
     def exchange(self) -> None:
-        """Exchange average and weights."""
+        """Exchange average and weights; before the first step they are one."""
+        if self._steps == 0:
+            return
         kept = [p.detach().clone() for p in self._parameters]
         torch._foreach_copy_([p.detach() for p in self._parameters], self._average)
         self._average = kept

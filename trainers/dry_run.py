@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import logging
-import os
 import resource
 import sys
 import tempfile
@@ -14,10 +13,12 @@ import time
 from pathlib import Path
 
 import torch
+from nnssl.trainers.elsewhere import folders_below
 from nnssl.trainers.empty_crops import empty_advice
 from nnssl.trainers.launch import Request, limit_threads, make_trainer, pick_device, prepare, run_folder
 from nnssl.trainers.monitor import duration
 from nnssl.trainers.pretraining import nnsslTrainer
+from nnssl.trainers.run_config import RunConfig
 
 from nnssl.data.sampling import TRAINING
 
@@ -37,27 +38,28 @@ def dry_run(request: Request, preview: Path | None = None) -> int:
     limit_threads(device)
     request = dataclasses.replace(request, overwrite=False, resume=False)
     folder = run_folder(request)
-    with tempfile.TemporaryDirectory() as elsewhere:  # nnU-Net's constructor makes folders
-        before = os.environ["nnUNet_results"]
-        os.environ["nnUNet_results"] = elsewhere
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                settings = prepare(request)
-                trainer = make_trainer(request, settings, device)
-                trainer.initialize()
-            memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
-            if preview is not None:  # before the timed steps: the weights a run begins with
-                preview.parent.mkdir(parents=True, exist_ok=True)
-                trainer.save_preview(preview, TRAINING)
-            seconds = _seconds_per_step(trainer)
-            lines = _report(trainer, folder, seconds, memory_before)
-            if preview is not None:
-                lines.append(f"wrote       {preview}")
-        finally:
-            os.environ["nnUNet_results"] = before
+    with tempfile.TemporaryDirectory() as elsewhere, folders_below(elsewhere, ["nnUNet_results"]):
+        settings, trainer = initialized_trainer(request, device)
+        memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
+        if preview is not None:  # before the timed steps: the weights a run begins with
+            preview.parent.mkdir(parents=True, exist_ok=True)
+            trainer.save_preview(preview, TRAINING)
+        seconds = _seconds_per_step(trainer)
+        lines = _report(trainer, folder, seconds, memory_before)
+        if preview is not None:
+            lines.append(f"wrote       {preview}")
     for line in lines:
         log.info("%s", line)
     return 0
+
+
+def initialized_trainer(request: Request, device: torch.device) -> tuple[RunConfig, nnsslTrainer]:
+    """The settings as asked for and the trainer of a request, ready for its first step; nnU-Net's talk is left out."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        settings = prepare(request)
+        trainer = make_trainer(request, settings, device)
+        trainer.initialize()
+    return settings, trainer
 
 
 def _seconds_per_step(trainer: nnsslTrainer) -> float:

@@ -220,7 +220,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         if self.is_ddp:
             for parameter in self._unet().decoder.seg_layers.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
-        shown = ", ".join(f"{value:.3f}" for value in dice)
+        shown = ", ".join("left as it was, too few labelled voxels" if d is None else f"{d:.3f}" for d in dice)
         self.print_to_log_file(f"segmentation layers fitted, soft Dice on {BATCHES} batches, finest first: {shown}")
 
     def _replaced(self) -> dict[str, list[int]]:
@@ -255,11 +255,16 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         """nnU-Net's checkpoint under nnU-Net's trainer name, written atomically."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        resumes = Path(filename).name == "checkpoint_latest.pth"
-        with nullcontext() if resumes else self.evaluated_weights():
-            weights = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
+        learning = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
+        weights = learning
+        if (
+            self._average is not None and Path(filename).name != "checkpoint_latest.pth"
+        ):  # what others read is the average
+            with self._average.in_place():
+                weights = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
         content = {
             "network_weights": weights,
+            "nnssl_learning": None if weights is learning else learning,
             "nnssl_average": self._average.state_dict() if self._average is not None else None,
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
@@ -278,11 +283,16 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         if self._average is None:
             return
+        self._average = WeightAverage(self._unet(), self.settings.average or 0.0)
         checkpoint = filename_or_checkpoint
         if not isinstance(checkpoint, dict):  # the user's own training, read as nnU-Net itself has just read it
             checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
         if checkpoint.get("nnssl_average") is not None:
             self._average.load_state_dict(checkpoint["nnssl_average"])
+        elif self.current_epoch < self.num_epochs:
+            self.print_to_log_file("WARNING: the checkpoint holds no average of the weights: it begins anew")
+        if checkpoint.get("nnssl_learning") is not None:
+            self._unet().load_state_dict(checkpoint["nnssl_learning"])
 
     def _unet(self) -> Any:
         """The bare network, whatever wraps it."""

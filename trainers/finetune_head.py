@@ -18,6 +18,9 @@ from torch.nn import functional as F
 VOXELS_PER_BATCH = 20_000
 """Voxels kept per batch and layer: enough for a few dozen weights, and independent of the patch size."""
 
+LEAST_PER_FEATURE = 10
+"""Labelled voxels per feature below which a fit would learn them by heart; with scribbles a coarse layer may have none."""
+
 BATCHES = 12
 ITERATIONS = 60
 RIDGE = 1e-4
@@ -26,7 +29,7 @@ RIDGE = 1e-4
 @torch.no_grad()
 def fit_heads(
     unet: Any, batches: Iterable[Mapping[str, Any]], device: torch.device, regions: bool, ignore: int | None
-) -> list[float]:
+) -> list[float | None]:
     """Set every segmentation layer of a U-Net to the linear map that minimises cross-entropy + soft Dice loss.
 
     Args:
@@ -38,7 +41,7 @@ def fit_heads(
         ignore: label without a loss.
 
     Returns:
-        Soft Dice of the fit on its own voxels per layer, finest first.
+        Soft Dice of the fit on its own voxels per layer, finest first; None: too few labelled voxels, left as it was.
     """
     layers = list(reversed(unet.decoder.seg_layers))  # nnU-Net's outputs and targets: finest first
     if not getattr(unet.decoder, "deep_supervision", False):
@@ -47,6 +50,10 @@ def fit_heads(
     features: list[list[Tensor]] = [[] for _ in layers]
     answers: list[list[Tensor]] = [[] for _ in layers]
     with ExitStack() as hooks:
+        for module in unet.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.training:
+                hooks.callback(module.train)
+                module.eval()
         for i, layer in enumerate(layers):
             hooks.callback(layer.register_forward_pre_hook(lambda _, inputs, i=i: seen.update({i: inputs[0]})).remove)
         for batch in batches:
@@ -73,8 +80,10 @@ def _sample(features: Tensor, target: Tensor, regions: bool, ignore: int | None)
     return x[::step], y[::step]
 
 
-def _fit(layer: nn.Module, x: Tensor, y: Tensor, regions: bool) -> float:
+def _fit(layer: nn.Module, x: Tensor, y: Tensor, regions: bool) -> float | None:
     """Minimise over standardised features, write the answer into the layer."""
+    if len(x) < LEAST_PER_FEATURE * x.shape[1]:
+        return None
     weight: Tensor = layer.weight  # type: ignore[assignment]
     bias: Tensor = layer.bias  # type: ignore[assignment]
     classes = weight.shape[0]
@@ -94,6 +103,8 @@ def _fit(layer: nn.Module, x: Tensor, y: Tensor, regions: bool) -> float:
     with torch.enable_grad():
         optimizer.step(loss)
     scaled = solution.detach()[:, :-1] / std
+    if not bool(torch.isfinite(solution).all()):
+        return None
     weight.copy_(scaled.reshape(weight.shape))
     bias.copy_(solution.detach()[:, -1] - scaled @ mean)
     return float(_loss(x @ solution.detach()[:, :-1].T + solution.detach()[:, -1], wanted, regions)[1])

@@ -18,13 +18,16 @@ KEPT = ("cell.json", "curve.csv", "test.csv", "scores.json", "predictions.csv", 
 
 def keep(study: Path, to: Path) -> int:
     """Copy what is finished; returns the number of cells."""
-    places = {str(Path(os.environ[name]).resolve()): f"${name}" for name in ("nnUNet_results", "nnUNet_raw")}
+    names = [name for name in ("nnUNet_results", "nnUNet_raw", "nnUNet_preprocessed") if name in os.environ]
+    places = {str(Path(os.environ[name]).resolve()): f"${name}" for name in names}
 
     def portable(text: str) -> str:
         for place, name in places.items():
             text = text.replace(place, name)
         return text
 
+    if not (study / "study.json").is_file():
+        sys.exit(f"{study} holds no study")
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     for name in ("study.yaml", "draws.json", "study.json"):

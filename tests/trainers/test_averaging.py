@@ -47,6 +47,27 @@ def test_a_continued_average_is_the_same_average() -> None:
         assert torch.equal(whole.weight, second.weight)
 
 
+def test_before_the_first_step_there_is_nothing_to_exchange() -> None:
+    """A finished training that is continued takes no step, and its weights were loaded after this was built."""
+    module = nn.Linear(2, 2)
+    average = WeightAverage(module, 2.0)
+    with torch.no_grad():
+        module.weight.fill_(7)
+    average.exchange()
+    assert float(module.weight.mean()) == 7
+
+
+def test_running_statistics_are_averaged_with_the_weights() -> None:
+    module = nn.BatchNorm1d(2)
+    average = WeightAverage(module, 1.0)
+    for value in (1.0, 3.0):
+        module.running_mean.fill_(value)
+        average.update()
+    with average.in_place():
+        assert float(module.running_mean[0]) == pytest.approx(1 + (3 - 1) * 2 / 3)
+    assert float(module.running_mean[0]) == 3
+
+
 def test_an_error_inside_leaves_the_weights_that_learn() -> None:
     module = nn.Linear(2, 2)
     average = WeightAverage(module, 2.0)

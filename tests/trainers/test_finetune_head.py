@@ -92,6 +92,21 @@ def test_voxels_without_a_label_say_nothing(regions: bool) -> None:
     assert torch.allclose(answers[0], answers[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("known", [0, 1, 20])
+def test_too_few_labelled_voxels_leave_a_layer_as_it_was(known: int) -> None:
+    """Scribbles: on a coarse level nearly nothing has a label."""
+    unet = TwoScales(3)
+    before = unet.decoder.seg_layers[0].weight.detach().clone()
+    batch = _batch(0)
+    coarse = torch.full(batch["target"][1].shape, 3.0)
+    coarse.view(-1)[:known] = batch["target"][1].flatten()[:known]
+    batch["target"][1] = coarse
+    fine, none = fit_heads(unet, [batch], torch.device("cpu"), regions=False, ignore=3)
+    assert fine is not None
+    assert none is None
+    assert torch.equal(unet.decoder.seg_layers[0].weight, before)
+
+
 def test_without_deep_supervision_only_the_finest_layer_changes() -> None:
     unet = TwoScales(3, deep_supervision=False)
     before = unet.decoder.seg_layers[0].weight.detach().clone()

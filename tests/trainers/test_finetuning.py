@@ -158,6 +158,28 @@ def test_resume_lands_in_the_right_stage(target: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_finished_training_that_is_continued_keeps_its_average(target: Path, tmp_path: Path) -> None:
+    plans_file = target / "nnsslPlans.json"
+    plans = json.loads(plans_file.read_text())
+    plans["nnssl"] = {**BLOCK, "average": 4, "head": "fitted"}
+    plans_file.write_text(json.dumps(plans))
+    done = train("nnUNetTrainer_SSLScratch")
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = tmp_path / "results" / "Dataset901_Target" / "nnUNetTrainer_SSLScratch__nnsslPlans__3d_fullres" / "fold_0"
+
+    def weights(name: str, key: str = "network_weights") -> torch.Tensor:
+        content = torch.load(model / name, map_location="cpu", weights_only=False)[key]
+        return torch.cat([v.flatten() for v in content.values()])
+
+    before = weights("checkpoint_final.pth")
+    learning = weights("checkpoint_best.pth", "nnssl_learning")
+    assert not torch.equal(weights("checkpoint_best.pth"), learning), "the best checkpoint hands over the average"
+    done = train("nnUNetTrainer_SSLScratch", "--c")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert torch.equal(weights("checkpoint_final.pth"), before)
+
+
+@pytest.mark.slow
 def test_the_control_refuses_pretrained_weights_and_the_others_miss_them(target: Path, tmp_path: Path) -> None:
     code = (
         "import torch\n"

@@ -91,7 +91,11 @@ def test_a_short_training_gets_the_recipe_that_was_measured_for_it(target: Path,
     assert (asked["initial_lr"], asked["rescale"]) == (1e-4, False), "what the user says stands"
     control = block("--schedule", "scratch", "--epochs", "20", "--iterations", "10")
     assert control["initial_lr"] > asked["initial_lr"]
-    assert "head" not in control
+    assert {k: control[k] for k in ("optimizer", "head", "average", "warmup_epochs")} == {
+        k: asked[k] for k in ("optimizer", "head", "average", "warmup_epochs")
+    }, "the control differs by its rate alone"
+    sgd = block(*covered, "--epochs", "20", "--iterations", "10", "--optimizer", "sgd")
+    assert "initial_lr" not in sgd, "no rate of AdamW's for SGD"
     for arguments in ((*covered,), (*covered, "--epochs", "20", "--iterations", "10", "--recipe", "published")):
         assert not {"optimizer", "initial_lr", "head", "average", "rescale"} & set(block(*arguments))
 

@@ -103,7 +103,12 @@ class StudyCell(nnUNetTrainer):
         self._seconds += time.monotonic() - self._began
 
     def on_epoch_end(self) -> None:
-        """A point of the curve; nnU-Net's log and checkpoint, without its picture."""
+        """A point of the curve; nnU-Net's log and checkpoint, without its picture.
+
+        The point first: a training that is killed while it evaluates must not go on behind a missing point.
+        """
+        loss = float(self.logger.get_value("train_losses", step=-1))
+        self._write_point((self.current_epoch + 1) * self.cell.evaluate_every, loss)
         if self.current_epoch == self.num_epochs - 1:
             super().on_epoch_end()
         else:
@@ -111,8 +116,6 @@ class StudyCell(nnUNetTrainer):
             if (self.current_epoch + 1) % self.save_every == 0:
                 self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
             self.current_epoch += 1
-        loss = float(self.logger.get_value("train_losses", step=-1))
-        self._write_point(self.current_epoch * self.cell.evaluate_every, loss)
 
     def save_checkpoint(self, filename: str) -> None:
         """As the trainer, but for the best epoch: the study compares equal numbers of steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import platform
@@ -71,6 +72,7 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         "leakage_check": checked,
         "inits": inits,
     }
+    _refuse_other_draws(draws, folder)
     # nothing is written before everything could be read
     folder.mkdir(parents=True, exist_ok=True)
     write_study(study, folder / "study.yaml")
@@ -99,6 +101,20 @@ def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any]) ->
             if name in inits and inits[name].get(key) != known.get(key):
                 raise NnsslError(
                     f"{folder} holds other {what} of initialisation '{name}': give the new one another name"
+                )
+
+
+def _refuse_other_draws(draws: Mapping[str, Any], folder: Path) -> None:
+    """Draws must stay what they were: a table of labels or patients may have changed under the same name."""
+    path = folder / "draws.json"
+    known = read_json(path) if path.is_file() else {}
+    for seed, counts in known.items():
+        for count, drawn in counts.items():
+            now = draws.get(seed, {}).get(count)
+            if now is not None and json.loads(json.dumps(now)) != drawn:
+                raise NnsslError(
+                    f"{folder}: the draw of {count} for seed {seed} would be another one now (a changed table of labels or "
+                    "patients?): choose another folder with -o"
                 )
 
 

@@ -18,7 +18,7 @@ from nnssl.evaluate.study.run_cell import known_fingerprint
 from nnssl.evaluate.study.spec import StudyConfig, Unit, parse_study
 from nnssl.files import write_json
 from nnssl.trainers.finetune_plan import absolute, training_cases
-from nnssl.trainers.recipes import recipe
+from nnssl.trainers.recipes import WIDTH, first_width, recipe
 from nnssl.transfer.reading import read_weights
 
 EVALUATIONS = 20
@@ -64,14 +64,15 @@ def propose(
     training = training_cases(full, fold)
     held_out = sorted(str(c) for c in (read_splits(nnunet_folder("nnUNet_preprocessed") / full) or [])[fold]["val"])
     validation, test = share_out(held_out, _subjects(full, held_out), test_cases)
-    rows: dict[str, dict[str, Any]] = {"scratch": {"schedule": "scratch", **recipe(steps, pretrained=False)}}
+    width = first_width(known[configuration]["architecture"]) if "architecture" in known[configuration] else WIDTH
+    rows: dict[str, dict[str, Any]] = {"scratch": {"schedule": "scratch", **recipe(steps, False, width)}}
     if stock:
         rows["nnunet"] = {"schedule": "nnunet"}
     for label, file in inits:
         read_weights(file)  # now, and not when the study runs
         if label in rows:
             raise NnsslError(f"--init {label}=...: the name is taken, give another one")
-        rows[label] = {"init": portable(file), "schedule": "warmup", **recipe(steps, pretrained=True)}
+        rows[label] = {"init": portable(file), "schedule": "warmup", **recipe(steps, True, width)}
     step = max(1, steps // EVALUATIONS)
     content = {
         "name": name,

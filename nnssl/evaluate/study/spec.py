@@ -19,6 +19,10 @@ Schedule = Literal["warmup", "sawtooth", "frozen", "scratch", "nnunet"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}$"
 
 
+OF_SCRATCH = ("lr", "optimizer", "warmup", "decay_power", "average", "head")
+"""Settings that a training from scratch has too."""
+
+
 class Initialisation(BaseModel):
     """One row of the comparison: where the weights come from and how they are trained further.
 
@@ -46,9 +50,8 @@ class Initialisation(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Initialisation:
         if self.schedule in ("scratch", "nnunet"):
-            given = [k for k in ("init", "decoder", "channel_map", "layer_decay", "freeze_stages") if getattr(self, k)]
-            if self.schedule == "nnunet":
-                given += [k for k in ("lr", "optimizer", "warmup") if getattr(self, k)]
+            taken = {"schedule", *(OF_SCRATCH if self.schedule == "scratch" else ())}
+            given = [k for k in self.model_dump(exclude_none=True) if k not in taken]
             if given:
                 raise ValueError(f"schedule {self.schedule} takes no {given[0]}")
         elif self.init is None:
