@@ -41,11 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=positive_int, metavar="N", help="epochs; default: nnU-Net's 1000")
     p.add_argument("--iterations", type=positive_int, metavar="N", help="steps per epoch; default: nnU-Net's 250")
     p.add_argument("--val-iterations", type=positive_int, metavar="N", help="validation steps per epoch; default: 50")
-    p.add_argument("--lr", type=positive_float, metavar="X", help="peak learning rate; default: the trainer's")
-    p.add_argument("--optimizer", choices=["sgd", "adamw"], help="optimiser; default: sgd")
-    p.add_argument("--warmup", type=float, metavar="EPOCHS", help="length of the ramp; default: 5 %% of the epochs")
+    p.add_argument("--lr", type=positive_float, metavar="X", help="peak learning rate; default: see --recipe")
+    p.add_argument("--optimizer", choices=["sgd", "adamw"], help="optimiser; default: see --recipe")
+    p.add_argument("--warmup", type=float, metavar="EPOCHS", help="length of the ramp; default: see --recipe")
     p.add_argument("--decay-power", type=positive_float, metavar="X", help="exponent of the decay; default: 0.9")
-    p.add_argument("--average", type=float, metavar="POWER", help="hand over an average of the weights; 0 = off")
+    p.add_argument(
+        "--average", type=float, metavar="POWER", help="hand over an average of the weights; 0 = off; see --recipe"
+    )
     p.add_argument("--layer-decay", type=positive_float, metavar="X", help="factor on the rate from stage to stage")
     p.add_argument(
         "--new-layers-lr", type=positive_float, metavar="X", help="factor on the rate of what is not pretrained"
@@ -56,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=None,
         help="bring pretrained kernels to the size of fresh ones",
     )
-    p.add_argument("--head", choices=["fitted", "random"], help="segmentation layers before the first step")
+    p.add_argument(
+        "--head", choices=["fitted", "random"], help="segmentation layers before the first step; see --recipe"
+    )
     p.add_argument(
         "--freeze-stages", type=natural, metavar="N", help="encoder stages, from the input, that never learn"
     )

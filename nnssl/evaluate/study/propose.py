@@ -73,7 +73,6 @@ def propose(
         if label in rows:
             raise NnsslError(f"--init {label}=...: the name is taken, give another one")
         rows[label] = {"init": portable(file), "schedule": "warmup", **recipe(steps, True, width)}
-    step = max(1, steps // EVALUATIONS)
     content = {
         "name": name,
         "dataset": full,
@@ -81,17 +80,25 @@ def propose(
         "configuration": configuration,
         "control": "scratch",
         "inits": rows,
-        "counts": sorted(set(counts)),
         "unit": unit,
-        "seeds": list(range(seeds)),
-        "steps": steps // step * step,
-        "evaluate_every": step,
+        **grid_sizes(counts, seeds, steps),
         "training": training,
         "validation": validation,
         "test": test,
     }
     study = parse_study(content, "the proposed study")
     return finished(study, known_fingerprint(study).get("nnssl", {}).get("cases", {}), notes)
+
+
+def grid_sizes(counts: Sequence[int], seeds: int, steps: int) -> dict[str, Any]:
+    """Counts, seeds and steps as they stand in a study file; steps are cut to a multiple of the evaluations'."""
+    every = max(1, steps // EVALUATIONS)
+    return {
+        "counts": sorted(set(counts)),
+        "seeds": list(range(seeds)),
+        "steps": steps // every * every,
+        "evaluate_every": every,
+    }
 
 
 def portable(file: str) -> str:

@@ -16,7 +16,7 @@ from nnssl.evaluate.classify.npz import NpzImages
 from nnssl.evaluate.classify.settings import Method
 from nnssl.evaluate.strata import strata_of, stratified_order
 from nnssl.evaluate.study.classification import open_source
-from nnssl.evaluate.study.propose import EVALUATIONS, VALIDATION_SHARE, finished, need_splits, portable, share_out
+from nnssl.evaluate.study.propose import VALIDATION_SHARE, finished, grid_sizes, need_splits, portable, share_out
 from nnssl.evaluate.study.spec import Classification, StudyConfig, Unit, parse_study
 from nnssl.trainers.finetune_plan import absolute
 from nnssl.transfer.reading import read_weights
@@ -79,7 +79,6 @@ def propose_classification(
         if label in rows:
             raise NnsslError(f"--init {label}=...: the name is taken, give another one")
         rows[label] = {"init": portable(file)}
-    every = max(1, steps // EVALUATIONS)
     content = {
         "name": name,
         "task": "classification",
@@ -89,11 +88,8 @@ def propose_classification(
         "configuration": configuration,
         "control": control,
         "inits": rows,
-        "counts": sorted(set(counts)),
         "unit": unit,
-        "seeds": list(range(seeds)),
-        "steps": steps // every * every,
-        "evaluate_every": every,
+        **grid_sizes(counts, seeds, steps),
         "training": training,
         "validation": validation if stepwise else [],
         "test": test,
