@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ from nnssl.trainers.export import export_rehearsal, export_run, write_snapshot
 from nnssl.trainers.monitor import Monitor
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
 from nnssl.trainers.pools import read_run_pools, write_thinning
+from nnssl.trainers.precision import autocast, loss_scaler, settle_precision
 from nnssl.trainers.preview import save_preview
 from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.schedule import warmup_then
@@ -67,7 +67,7 @@ class nnsslTrainer(nnUNetTrainer):
         self._continuing = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type != "cuda":  # nnU-Net takes a GPU for granted once processes are distributed
-            self.device, self.grad_scaler = device, None
+            self.device = device
         elif self.is_ddp:  # and one node: on several, a rank is not the number of a GPU
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or self.local_rank))
         self.run = restored_run_config(run) if run else RunConfig(method=self.method_name)
@@ -93,6 +93,8 @@ class nnsslTrainer(nnUNetTrainer):
         assert self.run.batch_size is not None  # resolved
         if self.run.batch_size < self.world_size:
             raise NnsslError(f"batch size {self.run.batch_size} cannot be split over {self.world_size} processes")
+        self.precision = settle_precision(self.run.precision, self.device)
+        self.grad_scaler = loss_scaler(self.precision, self.device)
         self.pools = read_run_pools(self)
         self.train_pool, self.val_pool = self.pools.training, self.pools.validation
         self.method, self.ancestor = self._build_method()
@@ -215,12 +217,7 @@ class nnsslTrainer(nnUNetTrainer):
             self.grad_scaler.update()
 
     def _autocast(self) -> Any:
-        if self.device.type != "cuda":
-            return nullcontext()
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        if bf16:
-            self.grad_scaler = None  # bfloat16 has float32's range
-        return torch.autocast("cuda", dtype=torch.bfloat16 if bf16 else torch.float16)
+        return autocast(self.precision, self.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

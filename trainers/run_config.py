@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from nnssl.trainers.precision import Precision
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnssl.data.weights import Balance
@@ -51,6 +52,7 @@ class RunConfig(BaseModel):
     executor: Literal["auto", "tiles", "dense"] = Field(
         "dense", description="how a sparse encoder is computed; auto measures which way is faster"
     )
+    precision: Precision = Field("auto", description="of convolutions: bfloat16 or float16 on a GPU, float32 elsewhere")
     init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
