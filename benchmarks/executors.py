@@ -1,11 +1,12 @@
 """Time of `spark` with its encoder on tiles against dense: same network, crops and masks, in turns, on this device.
 
   python benchmarks/executors.py [--patch 48 48 48] [--features 16 32 64 128] [--batch 2] [--block N]
-      [--ratios 0.25 0.5 0.6 0.75 0.9] [--decoders unet light] [--rounds 5] [--device cpu]
+      [--ratios 0.25 0.5 0.6 0.75 0.9] [--decoders unet light light-1] [--rounds 5] [--device cpu]
 
 A residual encoder, stride 2 per stage, on random crops; two patch numbers make it 2D. A step is forward and backward pass,
-without views and optimiser. Prints, per decoder and mask ratio, the median seconds and the median, smallest and largest
-ratio of steps that ran one after the other; and what each way keeps for the gradient. OMP_NUM_THREADS limits threads.
+without views and optimiser; `light-1` is the light decoder that ends at scale 1 (`light_stop`). Prints, per decoder and
+mask ratio, the median seconds and the median, smallest and largest ratio of steps that ran one after the other; and what
+each way keeps for the gradient. OMP_NUM_THREADS limits threads.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def _method(a: argparse.Namespace, ratio: float, decoder: str) -> Any:
     }
     cls = get_method("spark")
     torch.manual_seed(0)
-    config = cls.Config.model_validate({"mask_ratio": ratio, "decoder_type": decoder, "block": a.block})
+    kind, _, stop = decoder.partition("-")
+    options = {"mask_ratio": ratio, "decoder_type": kind, "light_stop": int(stop or 0), "block": a.block}
+    config = cls.Config.model_validate(options)
     return cls(build_unet(architecture, 1, 1), Geometry(tuple(a.patch), (1.0,) * dim), 1, config)
 
 

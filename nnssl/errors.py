@@ -12,6 +12,8 @@ USER_ERROR = 2
 class NnsslError(ValueError):
     """A wrong input, setting or file. The message holds the fix."""
 
+    exit_code = USER_ERROR
+
 
 class MissingError(NnsslError, FileNotFoundError):
     """A file, folder or environment variable that should be there and is not."""

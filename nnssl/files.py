@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -10,16 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnssl.errors import NnsslError
+
 
 @contextmanager
-def atomic_path(target: Path | str) -> Iterator[Path]:
+def atomic_path(target: Path | str, make_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success flush it to disk and rename it to `target`.
 
-    A reader sees the old file or the new one, never half of one. On an error the temporary file is removed.
-    The temporary name keeps the suffix because some writers choose their format by it.
+    A reader sees the old file or the new one, never half of one. On an error the temporary file is removed; one that a
+    kill left behind begins with a dot and has `.tmp` in its name (`leftovers`). The temporary name keeps the suffix because
+    some writers choose their format by it.
+
+    Args:
+        target: file to write.
+        make_folder: make the target's folder if it is missing. False where a missing folder means that a disk has gone:
+            making it anew would write below the place where the disk was mounted.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        target.parent.mkdir(parents=True, exist_ok=True)
     suffix = "".join(target.suffixes)[-20:]
     handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp" + suffix, dir=target.parent)
     os.close(handle)
@@ -31,7 +41,23 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # mkstemp made it private; shared clusters expect the user's umask
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the disk has gone, the error that matters is on its way already
+            temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files of `atomic_path` in a folder. Those of a live process are among them, so know that there is none."""
+    return sorted(folder.glob(".*.tmp*"))
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring renames in a folder to the disk, so that they outlive a power cut; some file systems cannot, and need not."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(data: Any, target: Path | str) -> None:
@@ -41,8 +67,15 @@ def write_json(data: Any, target: Path | str) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file.
+
+    Raises:
+        NnsslError: it is not valid JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
+        raise NnsslError(f"{path} is damaged: not valid JSON ({' '.join(str(error).split())[:150]})") from error
 
 
 def _umask() -> int:

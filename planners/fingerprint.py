@@ -20,19 +20,21 @@ from typing import Any
 import numpy as np
 from nnssl.planners.measure import CaseFacts, Measurement, measure_case, samples_per_case, statistics
 from nnssl.planners.outliers import find_outliers
-from nnssl.planners.shards import Shard
+from nnssl.planners.shards import Shard, run_claimed_cases
 
+from nnssl.data.checked import read_fingerprint
+from nnssl.data.claims import claim
 from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
 from nnssl.data.hounsfield import BIN_WIDTH, LOWEST
 from nnssl.data.images import read_case
-from nnssl.data.parallel import run_cases
 from nnssl.errors import MissingError, NnsslError
-from nnssl.files import read_json, write_json
+from nnssl.files import write_json
 
 log = logging.getLogger(__name__)
 
 FINGERPRINT = "dataset_fingerprint.json"
 PIECES = "nnssl_fingerprint_pieces"
+CLAIMS = "claims"
 CHECKS = 3  # raise it when a case is checked or measured differently, so that cached fingerprints are made again
 
 
@@ -83,7 +85,7 @@ def extract_fingerprint(dataset_name: str, processes: int, overwrite: bool = Fal
     work = _Work.of(dataset_name)
     target = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name / FINGERPRINT
     if target.is_file() and not overwrite:
-        found = read_json(target)
+        found = read_fingerprint(target)
         if found.get("nnssl", {}).get("source") == work.source:
             log.info("fingerprint of %s is up to date", dataset_name)
             return found
@@ -91,7 +93,7 @@ def extract_fingerprint(dataset_name: str, processes: int, overwrite: bool = Fal
         shutil.rmtree(work.pieces, ignore_errors=True)
     measured, skipped = work.measure(work.cases, processes)
     fingerprint = work.merged(measured, skipped)
-    if target.is_file() and "nnssl" not in read_json(target):
+    if target.is_file() and "nnssl" not in read_fingerprint(target):
         target.replace(target.with_name("dataset_fingerprint_nnunet.json"))  # nnU-Net's own: keep it
     write_json(fingerprint, target)
     shutil.rmtree(work.pieces, ignore_errors=True)
@@ -105,6 +107,10 @@ def measure_shard(dataset_name: str, processes: int, shard: Shard) -> tuple[int,
         How many cases of the share are measured, and the reason for each that cannot be used.
     """
     work = _Work.of(dataset_name)
+    target = nnunet_folder("nnUNet_preprocessed") / dataset_name / FINGERPRINT
+    if target.is_file() and read_fingerprint(target).get("nnssl", {}).get("source") == work.source:
+        log.info("fingerprint of %s is up to date: another job has put it together", dataset_name)
+        return len(shard.mine(work.cases)), {}
     measured, skipped = work.measure(shard.mine(work.cases), processes)
     return len(measured), skipped
 
@@ -117,10 +123,10 @@ def current_fingerprint(dataset_name: str) -> dict[str, Any]:
         NnsslError: raw files have changed since.
     """
     path = nnunet_folder("nnUNet_preprocessed") / dataset_name / FINGERPRINT
-    found = read_json(path) if path.is_file() else {}
+    found = read_fingerprint(path) if path.is_file() else {}
     if "nnssl" not in found:
         raise MissingError(f"{dataset_name} has no fingerprint yet: run nnssl_plan_and_preprocess with --no_pp first")
-    if found["nnssl"]["source"] != _Work.of(dataset_name).source:
+    if found["nnssl"].get("source") != _Work.of(dataset_name).source:
         raise NnsslError(
             f"the raw files of {dataset_name} have changed since its fingerprint: run nnssl_plan_and_preprocess with "
             "--no_pp (or without flags) again"
@@ -173,7 +179,8 @@ class _Work:
             samples=samples,
             has_classes=is_labelled_dataset(self.dataset_json),
         )
-        results, failures = run_cases(work, missing, processes, "fingerprint")
+        locks = [self.pieces / CLAIMS / case.name for case in missing]
+        results, failures = run_claimed_cases(work, missing, locks, processes, "fingerprint")
         found |= {missing[i].name: result for i, result in results.items()}
         return found, {missing[i].name: reason for i, reason in sorted(failures.items())}
 
@@ -208,10 +215,18 @@ class _Work:
         }
 
 
-def _measure_and_keep(case: RawCase, *, keys: dict[str, str], pieces: Path, **how: Any) -> Measurement:
-    measurement = measure_case(case, **how)
-    measurement.save(pieces / f"{case.name}.npz", keys[case.name])
-    return measurement
+def _measure_and_keep(case: RawCase, *, keys: dict[str, str], pieces: Path, **how: Any) -> Measurement | None:
+    """Measure a case, or find it measured meanwhile; None where another process has it."""
+    (pieces / CLAIMS).mkdir(parents=True, exist_ok=True)  # a call that puts the pieces together takes the folder away
+    with claim(pieces / CLAIMS / case.name) as mine:
+        if not mine:
+            return None
+        piece = pieces / f"{case.name}.npz"
+        measurement = Measurement.load(piece, keys[case.name])
+        if measurement is None:
+            measurement = measure_case(case, **how)
+            measurement.save(piece, keys[case.name])
+        return measurement
 
 
 def _shown(facts: CaseFacts) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 from nnssl.planners.fingerprint import FINGERPRINT
 from nnssl.planners.planner import LEFT_OUT, cap_batch_size, save_plans, take_over_splits
 
+from nnssl.data.checked import read_fingerprint
 from nnssl.data.folders import nnunet_folder, raw_cases, read_dataset_json, read_plans, resolve_dataset
 from nnssl.data.headers import read_header
 from nnssl.errors import NnsslError
-from nnssl.files import read_json, write_json
+from nnssl.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ def plan_like(
     pool_json = read_dataset_json(nnunet_folder("nnUNet_raw") / dataset_name / "dataset.json")
     target_json = read_dataset_json(root / target_name / "dataset.json")
     _check_channels(dataset_name, pool_json, target_name, target_json)
-    fingerprint = read_json(root / dataset_name / FINGERPRINT)
+    fingerprint = read_fingerprint(root / dataset_name / FINGERPRINT)
     theirs_file = root / target_name / FINGERPRINT
-    target_print = read_json(theirs_file) if theirs_file.is_file() else {}
+    target_print = read_fingerprint(theirs_file) if theirs_file.is_file() else {}
     _compare_orientations(dataset_name, fingerprint, target_name, target_print)
 
     plans = copy.deepcopy(theirs)

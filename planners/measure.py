@@ -15,6 +15,7 @@ from nnssl.data.folders import RawCase
 from nnssl.data.headers import read_header
 from nnssl.data.hounsfield import explain_not_hounsfield, hu_histogram
 from nnssl.data.images import read_case, voxel_digest
+from nnssl.data.npz_files import load_npz
 from nnssl.data.parallel import Failure
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
@@ -79,15 +80,15 @@ class Measurement:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as content:
-                about = json.loads(str(content["about"]))
-                if about["key"] != key:
-                    return None
-                histograms = {
-                    int(n.removeprefix("histogram_")): content[n] for n in content.files if n.startswith("histogram_")
-                }
-                return cls(_facts(about["facts"]), content["foreground"], histograms)
-        except (OSError, ValueError, KeyError, EOFError):  # half-written by a full disk: measure again
+            content = load_npz(path)
+            about = json.loads(str(content["about"]))
+            if about["key"] != key:
+                return None
+            histograms = {
+                int(n.removeprefix("histogram_")): v for n, v in content.items() if n.startswith("histogram_")
+            }
+            return cls(_facts(about["facts"]), content["foreground"], histograms)
+        except (OSError, ValueError, KeyError, TypeError, IndexError):  # half-written by a full disk: measure again
             return None
 
 

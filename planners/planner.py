@@ -20,6 +20,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
+from nnssl.data.checked import read_fingerprint
 from nnssl.data.folders import RawCase, nnunet_folder, raw_cases, read_dataset_json
 from nnssl.errors import NnsslError
 from nnssl.files import read_json, write_json
@@ -74,7 +75,7 @@ class nnsslPlanner(ResEncUNetPlanner):
         preprocessed = nnunet_folder("nnUNet_preprocessed") / dataset_name
         self.raw_dataset_folder = str(raw)
         self.dataset_json = read_dataset_json(raw / "dataset.json")
-        self.dataset_fingerprint = read_json(preprocessed / FINGERPRINT)
+        self.dataset_fingerprint = read_fingerprint(preprocessed / FINGERPRINT)
         usable = self.dataset_fingerprint["nnssl"]["cases"]
         self.cases: list[RawCase] = [c for c in raw_cases(raw, self.dataset_json) if c.name in usable]
         self.dataset_json["numTraining"] = len(self.cases)

@@ -21,19 +21,22 @@ import numpy as np
 from nnssl.planners.fingerprint import source_signature
 from nnssl.planners.planner import LEFT_OUT
 from nnssl.planners.records import Records, case_key
-from nnssl.planners.shards import Shard
+from nnssl.planners.shards import Shard, run_claimed_cases
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnssl.data.body import body_mask
+from nnssl.data.checksums import checksum_of
+from nnssl.data.claims import claim
 from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
 from nnssl.data.images import read_case, voxel_digest
-from nnssl.data.parallel import Failure, run_cases
+from nnssl.data.memory import check_memory
+from nnssl.data.parallel import Failure
 from nnssl.data.pool import Pool, PoolCase, origin_of, recipe_of, write_pool
 from nnssl.data.store import remove_case, save_case
 from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
-from nnssl.files import atomic_path
+from nnssl.files import atomic_path, leftovers
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,15 @@ class nnsslPreprocessor(DefaultPreprocessor):
         data, seg, body, properties = self.prepare(data, seg, properties, plans, configuration, dataset_json)
         save_case(target, data, seg, body, properties, configuration.patch_size, half=case.label is None)
         shape = tuple(int(n) for n in data.shape[1:])
-        return PoolCase(case.name, target.parent.name, shape, case.label is not None, digest, len(body))
+        return PoolCase(
+            case.name,
+            target.parent.name,
+            shape,
+            case.label is not None,
+            digest,
+            len(body),
+            checksum=checksum_of(target),
+        )
 
     def prepare(
         self,
@@ -109,14 +120,17 @@ class nnsslPreprocessor(DefaultPreprocessor):
 def _check_extent(
     shape: Sequence[int], spacing: Sequence[float], transpose: Sequence[int], target: Sequence[float]
 ) -> None:
-    """Refuse an image of which the target spacing leaves nothing: a single thin slice in a 3D pool, say."""
+    """Refuse an image of which the target spacing leaves nothing: a single thin slice in a 3D pool, say; or too much."""
     axes = list(transpose)[-len(target) :]  # fewer numbers than axes: the first axis keeps its slices
+    resampled = list(shape)
     for axis, wanted in zip(axes, target):
-        if round(shape[axis] * spacing[axis] / wanted) < 1:
+        resampled[axis] = round(shape[axis] * spacing[axis] / wanted)
+        if resampled[axis] < 1:
             raise Failure(
                 f"{shape[axis]} voxel(s) of {spacing[axis]:.3g} mm along {'ZYX'[axis]} are nothing at the plans' "
                 f"{wanted:.3g} mm: use the case in a 2d configuration, or leave it out"
             )
+    check_memory(resampled, "resampled to the plans' spacing, ")
 
 
 class _WithoutLabels(ConfigurationManager):
@@ -170,15 +184,21 @@ class Job:
 
 
 def _work(
-    job: Job, *, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], records: Records
-) -> PoolCase:
-    manager = PlansManager(plans)
-    records.forget(job.case.name)
-    done = nnsslPreprocessor().run_and_save(
-        job.case, job.target, manager, manager.get_configuration(configuration), dataset_json
-    )
-    records.write(done, job.key)
-    return done
+    job: Job, *, plans: dict[str, Any], configuration: str, dataset_json: dict[str, Any], records: Records, clean: bool
+) -> PoolCase | None:
+    """Preprocess a case and record it; None where another process has it."""
+    with claim(records.lock(job.case.name)) as mine:
+        if not mine:
+            return None
+        done = None if clean else records.read(job.case.name, job.key)
+        if done is None:
+            manager = PlansManager(plans)
+            records.forget(job.case.name)
+            done = nnsslPreprocessor().run_and_save(
+                job.case, job.target, manager, manager.get_configuration(configuration), dataset_json
+            )
+            records.write(done, job.key)
+        return done
 
 
 @dataclass(frozen=True)
@@ -227,12 +247,16 @@ def preprocess_cases(
     todo = [job for job in jobs if job not in kept]
     if kept:
         log.info("%s: %d of %d cases are up to date", configuration, len(kept), len(jobs))
-    for folder in {records.folder, *(job.target.parent for job in todo)}:
+    for folder in {records.claims, *(job.target.parent for job in todo)}:
         folder.mkdir(parents=True, exist_ok=True)
-    work = partial(_work, plans=plans, configuration=configuration, dataset_json=dataset_json, records=records)
-    results, failures = run_cases(work, todo, processes, f"preprocess {configuration}")
+    work = partial(
+        _work, plans=plans, configuration=configuration, dataset_json=dataset_json, records=records, clean=clean
+    )
+    locks = [records.lock(job.case.name) for job in todo]
+    results, failures = run_claimed_cases(work, todo, locks, processes, f"preprocess {configuration}")
     for i in failures:
-        remove_case(todo[i].target)
+        if records.read(todo[i].case.name, todo[i].key) is None:  # else another call, with more memory, could use it
+            remove_case(todo[i].target)
     cases = [*kept.values(), *results.values()]
     failed = {todo[i].case.name: reason for i, reason in sorted(failures.items())}
     return Outcome(tuple(sorted(cases, key=lambda c: c.name)), failed, len(kept))
@@ -274,8 +298,11 @@ def _remove_others(root: Path, identifier: str, cases: Sequence[PoolCase]) -> No
             name = path.name.removesuffix(".b2nd").removesuffix("_seg")
             if (folder.name, name) not in belong:
                 remove_case(folder / name)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        if folder.is_dir():
+            for half_written in leftovers(folder):
+                half_written.unlink(missing_ok=True)
+            if not any(folder.iterdir()):
+                folder.rmdir()
     records = Records(root, identifier)
     for name in records.names() - {case.name for case in cases}:
         records.forget(name)

@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnssl.data.pool import PoolCase
+from nnssl.data.checked import check_pool_case
+from nnssl.data.pool import PoolCase, case_of
 from nnssl.data.store import is_complete
 from nnssl.files import read_json, write_json
 
@@ -31,6 +32,15 @@ class Records:
     def folder(self) -> Path:
         return self.root / f"{self.identifier}{SUFFIX}"
 
+    @property
+    def claims(self) -> Path:
+        """Folder of the claims on cases that are in work; apart, because a claim looks through its folder."""
+        return self.folder / "claims"
+
+    def lock(self, name: str) -> Path:
+        """The claim on a case, see nnssl.data.claims."""
+        return self.claims / name
+
     def read(self, name: str, key: str) -> PoolCase | None:
         """The case as it was stored, or None when it must be preprocessed (again)."""
         path = self.folder / f"{name}.json"
@@ -38,8 +48,8 @@ class Records:
             return None
         try:
             content = read_json(path)
-            case = PoolCase(**{**content["case"], "shape": tuple(content["case"]["shape"])})
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged record is as good as none
+            case = case_of(check_pool_case(content["case"], path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged record is as good as none
             return None
         done = content.get("key") == key and is_complete(self.root / case.folder / name)
         return case if done else None

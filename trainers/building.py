@@ -111,6 +111,19 @@ def describe_run(trainer: nnsslTrainer) -> dict[str, Any]:
     }
 
 
+def refuse_empty_shares(batch_size: int | None, world: int) -> None:
+    """Every process needs a crop of each batch; None = the plans' batch size, which is not known yet.
+
+    Raises:
+        NnsslError: more processes than crops.
+    """
+    if batch_size is not None and batch_size < world:
+        raise NnsslError(
+            f"a batch of {batch_size} crop(s) cannot be split over {world} processes: raise --batch-size to {world} or "
+            "more, or start fewer"
+        )
+
+
 def assign_ranks(method: Method, batch_size: int, rank: int, world: int) -> None:
     """Tell a method how the batch is spread over processes."""
     if world > 1:

@@ -6,11 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from nnssl.trainers.trouble import Trouble
 
 from nnssl.data.pool import Pool
 from nnssl.errors import NnsslError
+from nnssl.transfer.loading import no_surprise
 
-FORMAT = 1
+FORMAT = 2
+"""2 has the numerical trouble and what came of it; files of format 1 are read as runs that had none."""
+LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
+PREVIOUS, DAMAGED = "checkpoint_previous.pth", "checkpoint_damaged.pth"
 
 
 @dataclass
@@ -22,12 +27,18 @@ class RunState:
         step: optimiser steps done within it.
         sums: per loss term, the sum over these steps, on the device.
         history: one row per finished epoch, as in metrics.jsonl.
+        rate: factor on the learning rate, below 1 after the run has gone back because of numerical trouble.
+        rollbacks: how often it has.
+        trouble: what is on record about steps whose numbers were not finite.
     """
 
     epoch: int = 0
     step: int = 0
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    rate: float = 1.0
+    rollbacks: int = 0
+    trouble: Trouble = field(default_factory=lambda: Trouble(torch.device("cpu")))
 
 
 def pack(
@@ -45,7 +56,10 @@ def pack(
         "epoch": state.epoch,
         "step": state.step,
         "sums": {k: v.detach().cpu() for k, v in state.sums.items()},
-        "history": state.history,
+        "history": list(state.history),
+        "rate": state.rate,
+        "rollbacks": state.rollbacks,
+        "trouble": state.trouble.content(),
         "method_state": method.state_dict(),
         "optimizer_state": optimizer.state_dict(),
         "scaler_state": scaler.state_dict() if scaler is not None else None,
@@ -62,22 +76,27 @@ def restore(
     device: torch.device,
 ) -> RunState:
     """Put a checkpoint back; the counterpart of `pack`."""
-    if content["pool_signature"] != pool.signature:
+    if content.get("pool_signature") != pool.signature:
         raise NnsslError(
             "the preprocessed pool, or the weights of its cases, have changed since this run began, so it cannot be "
             "continued as the same run: start a new one with --name, or restore them"
         )
-    method.load_state_dict(content["method_state"])
-    optimizer.load_state_dict(content["optimizer_state"])
-    if scaler is not None and content["scaler_state"] is not None:
-        scaler.load_state_dict(content["scaler_state"])
-    sums = {k: v.to(device) for k, v in content["sums"].items()}
-    return RunState(content["epoch"], content["step"], sums, list(content["history"]))
+    with no_surprise("the run's checkpoint"):
+        method.load_state_dict(content["method_state"])
+        optimizer.load_state_dict(content["optimizer_state"])
+        if scaler is not None and content["scaler_state"] is not None:
+            scaler.load_state_dict(content["scaler_state"])
+        sums = {k: v.to(device) for k, v in content["sums"].items()}
+        trouble = Trouble.restored(content.get("trouble"), device)
+        past = content.get("rate", 1.0), content.get("rollbacks", 0)
+        return RunState(content["epoch"], content["step"], sums, list(content["history"]), *past, trouble)
 
 
 def check_format(content: dict[str, Any], where: str) -> None:
     """Refuse what is not a pretraining checkpoint of this format."""
     if "nnssl_checkpoint" not in content:
         raise NnsslError(f"{where} is not a pretraining checkpoint of nnssl")
+    if type(content["nnssl_checkpoint"]) is not int or content["nnssl_checkpoint"] < 1:
+        raise NnsslError(f"{where} is damaged: its format is {str(content['nnssl_checkpoint'])[:40]}")
     if content["nnssl_checkpoint"] > FORMAT:
         raise NnsslError(f"{where} was written by a newer nnssl (format {content['nnssl_checkpoint']}): update nnssl")

@@ -10,12 +10,13 @@ import resource
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from nnssl.trainers.elsewhere import folders_below
 from nnssl.trainers.empty_crops import empty_advice
-from nnssl.trainers.launch import Request, limit_threads, make_trainer, pick_device, prepare, run_folder
+from nnssl.trainers.launch import Request, launch, limit_threads, make_trainer, prepare, run_folder
 from nnssl.trainers.monitor import duration
 from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.trainers.run_config import RunConfig
@@ -34,21 +35,27 @@ def dry_run(request: Request, preview: Path | None = None) -> int:
         request: as for a run.
         preview: PNG to write: what the network sees in a training step, augmentation included.
     """
-    device = pick_device(request.device, request.processes)
-    limit_threads(device)
     request = dataclasses.replace(request, overwrite=False, resume=False)
-    folder = run_folder(request)
+    job = partial(_measure, preview=preview, folder=run_folder(request))
     with tempfile.TemporaryDirectory() as elsewhere, folders_below(elsewhere, ["nnUNet_results"]):
-        settings, trainer = initialized_trainer(request, device)
-        memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
-        if preview is not None:  # before the timed steps: the weights a run begins with
-            preview.parent.mkdir(parents=True, exist_ok=True)
-            trainer.save_preview(preview, TRAINING)
-        seconds = _seconds_per_step(trainer)
-        lines = _report(trainer, folder, seconds, memory_before)
-        if preview is not None:
-            lines.append(f"wrote       {preview}")
-    for line in lines:
+        return launch(request, job)
+
+
+def _measure(
+    request: Request, settings: RunConfig, device: torch.device, processes: int, *, preview: Path | None, folder: Path
+) -> int:
+    """Measure a request in this process; of several processes, all take their part and the first reports."""
+    limit_threads(device, processes)
+    trainer = _quietly(request, settings, device)
+    memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
+    if preview is not None:  # before the timed steps: the weights a run begins with
+        preview.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_preview(preview, TRAINING)
+    seconds = _seconds_per_step(trainer)
+    lines = _report(trainer, folder, seconds, memory_before)
+    if preview is not None:
+        lines.append(f"wrote       {preview}")
+    for line in lines if trainer.local_rank == 0 else ():
         log.info("%s", line)
     return 0
 
@@ -57,9 +64,14 @@ def initialized_trainer(request: Request, device: torch.device) -> tuple[RunConf
     """The settings as asked for and the trainer of a request, ready for its first step; nnU-Net's talk is left out."""
     with contextlib.redirect_stdout(io.StringIO()):
         settings = prepare(request)
+    return settings, _quietly(request, settings, device)
+
+
+def _quietly(request: Request, settings: RunConfig, device: torch.device) -> nnsslTrainer:
+    with contextlib.redirect_stdout(io.StringIO()):
         trainer = make_trainer(request, settings, device)
         trainer.initialize()
-    return settings, trainer
+    return trainer
 
 
 def _seconds_per_step(trainer: nnsslTrainer) -> float:
@@ -90,7 +102,7 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
     architecture = trainer.configuration_manager.configuration["architecture"]
     kwargs = architecture["arch_kwargs"]
     steps = run.epochs * run.iterations
-    empty = float(trainer.state.sums["empty_crops"]) / trainer.state.step
+    empty = trainer._means({"empty": trainer.state.sums["empty_crops"]}, trainer.state.step)["empty"]
     used = _memory(trainer.device)
     if trainer.device.type == "cuda":
         where = "GPU"
@@ -106,10 +118,10 @@ def _report(trainer: nnsslTrainer, folder: Path, seconds: float, memory_before: 
         f"{'-'.join(str(f) for f in kwargs['features_per_stage'])}, strides {kwargs['strides']}",
         f"parameters  {parameters:,}, the encoder {encoder:,}",
         f"data        {len(trainer.train_pool)} cases, {trainer.num_input_channels} channel(s), crops {patch}, "
-        f"batch {run.batch_size}",
-        *(f"            {line}" for line in [*trainer.pools.lines, *trainer.executor_lines]),
+        f"batch {run.batch_size}" + (f" over {trainer.world_size} processes" if trainer.world_size > 1 else ""),
+        *(f"            {line}" for line in [*trainer.pools.lines, *trainer.network_lines]),
         f"optimiser   {run.optimizer}, peak learning rate {run.lr:g}, {run.schedule}, warm-up {100 * (run.warmup or 0):g} %",
-        f"memory      {used / 2**30:.2f} GiB peak ({where})",
+        f"memory      {used / 2**30:.2f} GiB peak ({where}{', the first process' if trainer.world_size > 1 else ''})",
         f"time        {seconds:.3f} s per step (measured, without waiting for data), {steps:,} steps: "
         f"{duration(seconds * steps)} on {trainer.device.type}",
         f"empty crops {100 * empty:.0f} % (of {trainer.state.step * (run.batch_size or 1)} crops)",

@@ -130,9 +130,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def random_crops(method: Method, batch: int, device: torch.device) -> CropBatch:
-    """Time does not depend on what is in a crop."""
+def random_crops(method: Method, batch: int, device: torch.device, partner: bool = False) -> CropBatch:
+    """Time and memory do not depend on what is in a crop; `partner`: each comes with another one."""
     size = method.read_size()
     images = torch.randn(batch, method.channels, *size, generator=torch.Generator().manual_seed(0))
     inside = torch.tensor([[0, n] for n in size]).expand(batch, -1, -1)
-    return CropBatch(images, inside, torch.arange(batch)).to(device)
+    other = random_crops(method, batch, device) if partner else None
+    return CropBatch(images, inside, torch.arange(batch), other).to(device)

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnssl.trainers.pools import fingerprint_of
+from nnssl.trainers.saving import tolerated
 
 from nnssl.data.pool import cases_by_dataset
+from nnssl.disk import explain, retried
+from nnssl.errors import NnsslError
 from nnssl.methods import get_method
 from nnssl.transfer import (
     EncoderFile,
@@ -86,8 +89,31 @@ def write_snapshot(trainer: nnsslTrainer) -> None:
     if step not in trainer.run.snapshots or trainer.local_rank != 0:
         return
     path = Path(trainer.output_folder) / SNAPSHOTS / f"encoder_step_{step:06d}.pth"
-    if not path.is_file():  # a run that goes on from an earlier checkpoint comes past here once more
+
+    def write() -> None:
+        path.parent.mkdir(exist_ok=True)
         write_encoder(encoder_of(trainer), path)
+
+    if not path.is_file():  # a run that goes on from an earlier checkpoint comes past here once more
+        say = trainer.print_to_log_file
+        tolerated(lambda: retried(write, say, path, lambda: bool(trainer.stop)), path, say)
+
+
+def export_safely(trainer: nnsslTrainer) -> list[str]:
+    """`export_run`, with patience where the disk is in the way.
+
+    Raises:
+        NnsslError: the disk stayed in the way; the final checkpoint is written and `--c` exports again.
+    """
+    lines: list[str] = []
+    path = Path(trainer.output_folder) / ENCODER
+    try:
+        retried(lambda: lines.extend(export_run(trainer)), trainer.print_to_log_file, path)
+    except OSError as error:
+        raise NnsslError(
+            f"{explain(error, path)}. The run is finished and saved; mend that, and --c exports it"
+        ) from error
+    return lines
 
 
 def export_run(trainer: nnsslTrainer) -> list[str]:

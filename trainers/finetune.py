@@ -6,6 +6,7 @@ They leave the architecture to the plans and write `trainer_name = "nnUNetTraine
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -214,14 +215,18 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
 
     def _fit_heads(self) -> None:
         """Start from segmentation layers that suit the features; on several ranks the first one's count."""
+        began = time.monotonic()
         manager = self.label_manager
         batches = (next(self.dataloader_train) for _ in range(BATCHES))
         dice = fit_heads(self._unet(), batches, self.device, manager.has_regions, manager.ignore_label)
         if self.is_ddp:
             for parameter in self._unet().decoder.seg_layers.parameters():
                 torch.distributed.broadcast(parameter.data, 0)
+        self.head_seconds = time.monotonic() - began
         shown = ", ".join("left as it was, too few labelled voxels" if d is None else f"{d:.3f}" for d in dice)
-        self.print_to_log_file(f"segmentation layers fitted, soft Dice on {BATCHES} batches, finest first: {shown}")
+        self.print_to_log_file(
+            f"segmentation layers fitted in {self.head_seconds:.1f} s, soft Dice on {BATCHES} batches, finest first: {shown}"
+        )
 
     def _replaced(self) -> dict[str, list[int]]:
         """Weight tensors of encoder and decoder: how many are no longer as they were initialised, and of how many."""

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
-import signal
-import socket
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from nnssl.trainers.building import refuse_empty_shares
 from nnssl.trainers.methods import trainer_for
-from nnssl.trainers.pretraining import FINAL, LATEST, nnsslTrainer
+from nnssl.trainers.pretraining import nnsslTrainer
+from nnssl.trainers.process_group import PATIENCE_SECONDS, Place, agree, joined
+from nnssl.trainers.processes import run_processes
 from nnssl.trainers.run_config import RunConfig, make_run_config, restored_run_config
-from nnssl.trainers.stopping import SIGNALS
+from nnssl.trainers.saving import ORDER, checkpoint_to_continue, saved_config
 from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
-from nnssl.errors import USER_ERROR, NnsslError, did_you_mean
-from nnssl.files import read_json
+from nnssl.errors import NnsslError, did_you_mean
+from nnssl.transfer.provenance import package_versions
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,47 @@ class Request:
     name: str | None = None
     device: str | None = None
     processes: int = 1
+    patience: float = PATIENCE_SECONDS
     resume: bool = False
     overwrite: bool = False
     debug: bool = False
 
 
-def launch(request: Request) -> int:
+_FREE = {"on_collapse"}
+"""Settings that may differ from those a run began with."""
+
+Job: TypeAlias = Callable[[Request, RunConfig, torch.device, int], int]
+"""What one process does with a request: its settings, the device, and how many processes share this machine."""
+
+
+def launch(request: Request, job: Job | None = None) -> int:
     """Check the request, then run it; returns the exit code.
+
+    Args:
+        request: what was asked for.
+        job: what every process does; None = train. Can be pickled.
 
     Raises:
         NnsslError: anything that can be known to be wrong before the training begins.
+        LostContact: one of several processes died.
     """
+    job = job or train
     if request.resume and request.overwrite:
         raise NnsslError("--c continues a run and --overwrite throws it away: choose one")
-    under_torchrun = "WORLD_SIZE" in os.environ and "RANK" in os.environ
-    if under_torchrun and request.processes > 1:
+    place = Place.from_environment()
+    if place is not None and request.processes > 1:
         raise NnsslError("torchrun starts the processes: leave -num_gpus out")
     device = pick_device(request.device, request.processes)
+    if place is not None:
+        place.check(device)
+        return _one_of_several(request, None, device, job)
     run = prepare(request)
-    if under_torchrun:
-        return _train_process(int(os.environ.get("LOCAL_RANK", 0)), request, run, device, None)
     if request.processes == 1:
-        return _train(request, run, device)
-    return _train_processes(request, run, device)
+        return job(request, run, device, 1)
+    refuse_empty_shares(run.batch_size, request.processes)
+    Place(0, request.processes, 0, request.processes).check(device)
+    work = partial(_one_of_several, replace(request, overwrite=False), run, device, job)
+    return run_processes(work, request.processes, request.debug)
 
 
 def prepare(request: Request) -> RunConfig:
@@ -77,10 +96,10 @@ def prepare(request: Request) -> RunConfig:
         shutil.rmtree(folder)
     config = folder / "config.json"
     if request.resume and config.is_file():
-        saved = restored_run_config(read_json(config)["config"])
+        saved = restored_run_config(saved_config(folder))
         _same_run(asked, saved, request)
-        return saved
-    if not request.resume and any((folder / f).is_file() for f in (LATEST, FINAL)):
+        return saved.model_copy(update={k: getattr(asked, k) for k in _FREE & _given(request, asked)})
+    if not request.resume and any((folder / f).is_file() for f in ORDER):
         raise NnsslError(
             f"{folder} already holds a run: continue it with --c, throw it away with --overwrite, or tell the new one "
             "apart with --name"
@@ -155,22 +174,28 @@ def limit_threads(device: torch.device, processes: int = 1) -> None:
         torch.set_num_threads(max(1, usable_cpus() // processes) if device.type == "cpu" else 1)
 
 
-def _train(request: Request, run: RunConfig, device: torch.device, processes: int = 1) -> int:
+def train(request: Request, run: RunConfig, device: torch.device, processes: int) -> int:
+    """Train from the beginning or from the last checkpoint; `processes` share this machine."""
     limit_threads(device, processes)
     trainer = make_trainer(request, run, device)
     try:
+        agree({"plans": _digest(trainer.plans_manager.plans)}, "Is nnUNet_preprocessed the same folder for all?")
         trainer.initialize()
     except NnsslError:
         _leave_no_trace(trainer)
         raise
     if request.resume:
-        found = [f for f in (FINAL, LATEST) if (Path(trainer.output_folder) / f).is_file()]
+        found = checkpoint_to_continue(Path(trainer.output_folder), trainer.print_to_log_file)
         if found:
-            trainer.load_checkpoint(str(Path(trainer.output_folder) / found[0]))
-        else:
-            trainer.print_to_log_file("--c: no checkpoint of this run yet, it starts from the beginning")
+            trainer.load_checkpoint(str(found))
+    done = {"pool": trainer.train_pool.signature, "epoch": trainer.state.epoch, "step": trainer.state.step}
+    agree(done, "Are nnUNet_preprocessed and nnUNet_results the same folders for all?")
     trainer.run_training()
     return 0
+
+
+def _digest(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _leave_no_trace(trainer: nnsslTrainer) -> None:
@@ -182,63 +207,43 @@ def _leave_no_trace(trainer: nnsslTrainer) -> None:
             folder.parent.rmdir()
 
 
-def _train_process(local_rank: int, request: Request, run: RunConfig, device: torch.device, world: int | None) -> int:
-    """One rank of a distributed run; the process group comes from the environment."""
+def _one_of_several(request: Request, run: RunConfig | None, device: torch.device, job: Job) -> int:
+    """A process of several, as the environment says; without settings the first process makes them for all."""
+    place = Place.from_environment()
+    assert place is not None  # or this were not one of several
     if device.type == "cuda":
-        torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        return _train(request, run, device, world or int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    finally:
-        dist.destroy_process_group()
+        torch.cuda.set_device(place.local_rank)
+    with joined(place, device, request.patience):
+        agree({"versions": package_versions()}, "Install the same on all machines")
+        asked = asdict(replace(request, flags={}, resume=False, overwrite=False)) | dict(request.flags)
+        agree({k: str(v) for k, v in asked.items()}, "Start all processes with the same command")
+        if _restarted():
+            request = replace(request, resume=True, overwrite=False)
+        if run is None:
+            run = _prepared_by_the_first(request, place)
+        refuse_empty_shares(run.batch_size, place.world)
+        return job(request, run, device, place.local_world)
 
 
-def _train_processes(request: Request, run: RunConfig, device: torch.device) -> int:
-    """Start one process per rank, hand on the signals that ask to stop, and return the ranks' exit code."""
-    context = mp.spawn(_spawned, args=(request, run, device, _free_port()), nprocs=request.processes, join=False)
-
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        for pid in context.pids():
-            with contextlib.suppress(ProcessLookupError):  # this rank has left already
-                os.kill(pid, number)
-
-    former = {number: signal.signal(number, hand_on) for number in SIGNALS}
-    try:
-        while not context.join():
-            pass
-    except mp.ProcessExitedException as left:
-        if left.exit_code == USER_ERROR or left.exit_code > 128:
-            return int(left.exit_code)
-        raise
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-    return 0
+def _prepared_by_the_first(request: Request, place: Place) -> RunConfig:
+    """The settings as the first process finds them, or its error, on all processes."""
+    found: list[Any] = [None, None]
+    if place.rank == 0:
+        try:
+            found[0] = prepare(request).model_dump()
+        except NnsslError as error:
+            found[1] = str(error)
+    dist.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise NnsslError(found[1])
+    return restored_run_config(found[0])
 
 
-def _spawned(rank: int, request: Request, run: RunConfig, device: torch.device, port: int) -> None:
-    os.environ |= {
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(request.processes),
-    }
-    try:
-        code = _train_process(rank, request, run, device, request.processes)
-    except NnsslError as error:
-        if request.debug:
-            raise
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201  the parent only sees an exit code
-        code = USER_ERROR
-    sys.exit(code)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return int(s.getsockname()[1])
+def _restarted() -> bool:
+    """Whether torchrun has started the processes again (`--max-restarts`), on any machine: then the run goes on."""
+    counts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(counts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0))
+    return any(counts)
 
 
 def _setting(run: RunConfig, key: str) -> Any:
@@ -248,13 +253,18 @@ def _setting(run: RunConfig, key: str) -> Any:
     return value.get(rest) if rest and isinstance(value, Mapping) else value
 
 
-def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
-    """A continued run keeps its settings; say so when the command line asks for others."""
+def _given(request: Request, asked: RunConfig) -> set[str]:
+    """Names of the settings that the command line or the file of settings has."""
     given = {k for k, v in request.flags.items() if v is not None} | {s.partition("=")[0].strip() for s in request.sets}
     if request.config_file is not None:
         given |= {k for k in type(asked).model_fields if getattr(asked, k) != type(asked).model_fields[k].default}
         given |= set(asked.options)
-    for key in sorted(given):
+    return given
+
+
+def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
+    """A continued run keeps its settings; say so when the command line asks for others."""
+    for key in sorted(_given(request, asked) - _FREE):
         wanted, kept = (_setting(r, key) for r in (asked, saved))
         if key == "executor" and wanted == "auto":
             continue  # it was settled when the run began

@@ -6,10 +6,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnssl.trainers.saving import tolerated
 from tqdm import tqdm
 
 from nnssl.files import atomic_path
@@ -26,10 +27,20 @@ class Monitor:
         done: steps already done (a resumed run).
         batch_size: crops per step over all ranks.
         enabled: False on all ranks but the first.
+        say: takes warnings for the log.
     """
 
-    def __init__(self, folder: Path, total: int, done: int, batch_size: int, enabled: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        total: int,
+        done: int,
+        batch_size: int,
+        enabled: bool,
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
         self.folder = folder
+        self.say = say
         self.batch_size = batch_size
         self.enabled = enabled
         self._bar = tqdm(
@@ -85,11 +96,18 @@ class Monitor:
         if not self.enabled:
             return line
         tqdm.write(line)
-        write_metrics(self.folder / "metrics.jsonl", history)
+        self.begin_with(history)
         if time.monotonic() - self._last_picture > 20 or len(history) == epochs:
-            plot_progress(self.folder / "progress.png", history)
+            picture = self.folder / "progress.png"
+            tolerated(lambda: plot_progress(picture, history), picture, self.say)
             self._last_picture = time.monotonic()
         return line
+
+    def begin_with(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Rewrite metrics.jsonl: these epochs are done and no others."""
+        table = self.folder / "metrics.jsonl"
+        if self.enabled:
+            tolerated(lambda: write_metrics(table, history), table, self.say)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -107,7 +125,7 @@ def duration(seconds: float) -> str:
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object per epoch. Rewritten as a whole, so a resumed run has no doubled and no lost rows."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, make_folder=False) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
 
 
@@ -142,6 +160,8 @@ def plot_progress(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     axes[2].set_xlabel("epoch")
     for axis in axes:
         axis.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    plt.close(figure)
+    try:
+        with atomic_path(path, make_folder=False) as temporary:
+            figure.savefig(temporary, dpi=100)
+    finally:
+        plt.close(figure)

@@ -15,6 +15,8 @@ from nnssl.trainers.empty_crops import EMPTY_BELOW, intensity_scales
 from nnssl.trainers.run_config import RunConfig
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnssl.data.checked import read_fingerprint
+from nnssl.data.checksums import check_sizes
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
 from nnssl.data.joining import join_pools, without
@@ -22,7 +24,7 @@ from nnssl.data.pool import Pool, cases_by_dataset, check_origin, read_pool, rea
 from nnssl.data.slice_hashes import hashes_path, known_slices, slice_hashes, thin, thinning_report
 from nnssl.data.weights import balanced, dataset_shares, put_weights, read_weights
 from nnssl.errors import NnsslError, did_you_mean
-from nnssl.files import read_json, write_json
+from nnssl.files import write_json
 
 if TYPE_CHECKING:
     from nnssl.trainers.pretraining import nnsslTrainer
@@ -84,7 +86,7 @@ def write_thinning(trainer: nnsslTrainer) -> None:
 def fingerprint_of(dataset: str) -> dict[str, Any] | None:
     """A dataset's fingerprint, if it is there."""
     path = nnunet_folder("nnUNet_preprocessed") / dataset / "dataset_fingerprint.json"
-    return read_json(path) if path.is_file() else None
+    return read_fingerprint(path) if path.is_file() else None
 
 
 def _datasets(trainer: nnsslTrainer) -> list[Planned]:
@@ -118,6 +120,7 @@ def _read_pool(dataset: Planned) -> Pool:
     root = nnunet_folder("nnUNet_preprocessed") / dataset.name
     pool = read_pool(root, dataset.configuration["data_identifier"])
     check_origin(pool, fingerprint_of(dataset.name), dataset.plans, dataset.configuration)
+    check_sizes(pool)
     return pool
 
 

@@ -10,6 +10,7 @@ import torch
 from nnssl.errors import NnsslError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 
 def settle_precision(wanted: Precision, device: torch.device) -> torch.dtype:
@@ -39,6 +40,13 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     if dtype is torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def settle_memory_format(wanted: MemoryFormat, device: torch.device, precision: torch.dtype) -> MemoryFormat:
+    """`auto` is channels-last on a GPU in reduced precision, whose tensor cores read it, and contiguous elsewhere."""
+    if wanted != "auto":
+        return wanted
+    return "channels_last" if device.type == "cuda" and precision != torch.float32 else "contiguous"
 
 
 def loss_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:

@@ -6,47 +6,58 @@ from (seed, step), so a run can be stopped anywhere and goes on bit for bit.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import save_json
-from nnssl.trainers import checkpoint as checkpoints
-from nnssl.trainers.building import Ancestor, assign_ranks, build_method, check_reading, crop_batch, describe_run
-from nnssl.trainers.empty_crops import empty_advice, empty_share, intensity_scales
-from nnssl.trainers.executor import settle_executor
-from nnssl.trainers.export import export_rehearsal, export_run, write_snapshot
+from nnssl.trainers.building import (
+    Ancestor,
+    assign_ranks,
+    build_method,
+    check_reading,
+    crop_batch,
+    refuse_empty_shares,
+)
+from nnssl.trainers.checkpoint import FINAL, LATEST, RunState
+from nnssl.trainers.checkpointing import Checkpointing
+from nnssl.trainers.empty_crops import empty_advice, intensity_scales
+from nnssl.trainers.export import export_safely, write_snapshot
+from nnssl.trainers.log_file import LogFile
 from nnssl.trainers.monitor import Monitor
-from nnssl.trainers.optimisers import make_optimizer, parameter_groups, set_lr
-from nnssl.trainers.pools import read_run_pools, write_thinning
-from nnssl.trainers.precision import autocast, loss_scaler, settle_precision
+from nnssl.trainers.network import prepare_network
+from nnssl.trainers.optimisers import make_optimizer, parameter_groups
+from nnssl.trainers.pools import read_run_pools
+from nnssl.trainers.precision import loss_scaler, settle_precision
 from nnssl.trainers.preview import save_preview
+from nnssl.trainers.process_group import LaggingVote
+from nnssl.trainers.recovery import check_health, check_numbers, first_content, roll_back
 from nnssl.trainers.run_config import RunConfig, restored_run_config
-from nnssl.trainers.schedule import warmup_then
+from nnssl.trainers.run_lock import RunLock
+from nnssl.trainers.saving import Keeper, remove_finished, sweep, tolerated
+from nnssl.trainers.start import announce, refuse_to_overwrite, write_down
+from nnssl.trainers.step import SKIPPED, TrainingStep
 from nnssl.trainers.stopping import Stopped, StopRequest
+from nnssl.trainers.trouble import RollBack, StepGuard, Trouble
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import distributed as dist
 
+from nnssl.data.cache import CaseCache, make_cache
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.loader import CropDataset, crop_loader, rank_share
 from nnssl.data.pool import Pool
 from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
-from nnssl.errors import NnsslError
-from nnssl.files import write_json
-from nnssl.methods import CropBatch, Method, Views, get_method
-from nnssl.transfer import torch_files
+from nnssl.methods import CropBatch, Method
 
-LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 SAVE_SECONDS = 600.0
 
 
-class nnsslTrainer(nnUNetTrainer):
+class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
     """Base of all pretraining trainers; subclasses only set `method_name`.
 
     nnU-Net's constructor allows no further arguments and hands `continue_training` over inside the plans; a run's
@@ -71,7 +82,10 @@ class nnsslTrainer(nnUNetTrainer):
         elif self.is_ddp:  # and one node: on several, a rank is not the number of a GPU
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK") or self.local_rank))
         self.run = restored_run_config(run) if run else RunConfig(method=self.method_name)
-        self.state = checkpoints.RunState()
+        self.state = RunState()
+        self.stop = StopRequest()
+        self.keeper = Keeper(Path(self.output_folder), self.print_to_log_file, lambda: bool(self.stop))
+        self.first: dict[str, Any] | None = None
         self.was_initialized = False
         self.resumed = False
 
@@ -91,8 +105,7 @@ class nnsslTrainer(nnUNetTrainer):
         )
         self.world_size = dist.get_world_size() if self.is_ddp else 1
         assert self.run.batch_size is not None  # resolved
-        if self.run.batch_size < self.world_size:
-            raise NnsslError(f"batch size {self.run.batch_size} cannot be split over {self.world_size} processes")
+        refuse_empty_shares(self.run.batch_size, self.world_size)
         self.precision = settle_precision(self.run.precision, self.device)
         self.grad_scaler = loss_scaler(self.precision, self.device)
         self.pools = read_run_pools(self)
@@ -101,17 +114,13 @@ class nnsslTrainer(nnUNetTrainer):
         check_reading(self.method, self.train_pool)
         assign_ranks(self.method, self.run.batch_size, self.local_rank, self.world_size)
         self.method.to(self.device)
-        self.executor_lines = settle_executor(self)
         scales = intensity_scales(self.plans_manager.plans, self.configuration_manager.configuration)
         self._scales_C = torch.tensor(scales, device=self.device)
-        self.network: Any = self.method
-        if self._do_i_compile():
-            self.network = torch.compile(self.method)
+        self.network_lines = prepare_network(self)
+        self.cache, cache_lines = self._make_cache()
+        self.network_lines += cache_lines
         if self.is_ddp:
-            ids = [self.device] if self.device.type == "cuda" else None
-            if self.device.type == "cuda":  # torch has none for a CPU; heads see all processes' rows anyway
-                self.method = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.method)
-            self.network = torch.nn.parallel.DistributedDataParallel(self.method, device_ids=ids)
+            self._signal_vote = LaggingVote(self.device)
         self.optimizer = make_optimizer(
             self.run.optimizer,  # type: ignore[arg-type]
             parameter_groups(self.method.named_parameters(), self.run.weight_decay or 0.0),
@@ -119,6 +128,8 @@ class nnsslTrainer(nnUNetTrainer):
             fused=self.device.type == "cuda",
             momentum=self.run.momentum,  # type: ignore[arg-type]
         )
+        self.guard = StepGuard(self.method, self.optimizer)
+        self.state.trouble = Trouble(self.device)
         self.was_initialized = True
 
     def _build_method(self) -> tuple[Method, Ancestor | None]:
@@ -127,41 +138,76 @@ class nnsslTrainer(nnUNetTrainer):
             init = None  # the checkpoint holds all that came of it
         return build_method(self.run, self.configuration_manager.configuration, self.num_input_channels, init)
 
-    def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Iterator[CropBatch]:
+    def sampler(self, pool: Pool, stream: int) -> CropSampler:
+        """Where the crops of a stream lie."""
         size = self.method.read_size()
-        two_d = len(size) == 2
-        sampler = CropSampler(pool, [1, *size] if two_d else size, self.run.seed, stream, self.run.body_share)
+        return CropSampler(pool, [1, *size] if len(size) == 2 else size, self.run.seed, stream, self.run.body_share)
+
+    def _make_cache(self) -> tuple[CaseCache | None, list[str]]:
+        run, processes = self.run, int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size)
+        crops = run.epochs * run.iterations * (run.batch_size or 1)
+        size = self.method.read_size()
+        return make_cache(run.cache, self.train_pool, self.num_input_channels, size, crops, processes)
+
+    def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Iterator[CropBatch]:
+        two_d = len(self.method.read_size()) == 2
         batch_size = self.run.batch_size or 1
         share = rank_share(batch_size, self.local_rank, self.world_size)
-        dataset = CropDataset(pool, sampler, batch_size, share, two_d, self.method.wants_partner)
+        partners = self.method.wants_partner
+        dataset = CropDataset(pool, self.sampler(pool, stream), batch_size, share, two_d, partners, self.cache)
         for item in crop_loader(dataset, steps, workers, pin=self.device.type == "cuda"):
             yield crop_batch(item).to(self.device)
 
     def _workers(self) -> int:
         if self.run.workers is not None:
             return self.run.workers
-        return max(1, min(8, usable_cpus() // self.world_size - 1))
+        # of several machines, each has processors of its own
+        here = int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size)
+        return max(1, min(8, usable_cpus() // here - 1))
 
     # ---------------------------------------------------------------- the loop
 
     def run_training(self) -> None:
         """Train from where the run stands to its end, then export. Leaves with Stopped when a signal asks for it."""
-        self.on_train_start()
+        folder = Path(self.output_folder)
+        with RunLock(folder) if self.local_rank == 0 else nullcontext():
+            if self.local_rank == 0:
+                sweep(folder)
+            self.on_train_start()
+            self._last_save = time.monotonic()
+            with self.stop as stop:
+                while self.state.epoch < self.num_epochs:
+                    try:
+                        self._train(stop)
+                    except RollBack as trouble:
+                        roll_back(self, trouble)
+            self.on_train_end()
+
+    def _train(self, stop: StopRequest) -> None:
+        """The epochs that are left."""
         total = self.num_epochs * self.num_iterations_per_epoch
         done = self.state.epoch * self.num_iterations_per_epoch + self.state.step
-        monitor = Monitor(Path(self.output_folder), total, done, self.run.batch_size or 1, self.local_rank == 0)
+        monitor = Monitor(
+            Path(self.output_folder),
+            total,
+            done,
+            self.run.batch_size or 1,
+            self.local_rank == 0,
+            self.print_to_log_file,
+        )
         batches = self._loader(self.train_pool, TRAINING, range(done, total), self._workers())
-        self._last_save = time.monotonic()
         write_snapshot(self)
-        with StopRequest() as stop:
-            try:
-                while self.state.epoch < self.num_epochs:
-                    self._train_epoch(batches, monitor, stop)
-                    self._finish_epoch(monitor)
-            finally:
-                monitor.close()
-                batches.close()  # type: ignore[attr-defined]  # ends the reading processes
-        self.on_train_end()
+        try:
+            if self.resumed or self.state.rollbacks:
+                monitor.begin_with(self.state.history)  # rows of epochs that will be done again are no longer true
+            elif not done:
+                self.first = first_content(self)
+            while self.state.epoch < self.num_epochs:
+                self._train_epoch(batches, monitor, stop)
+                self._finish_epoch(monitor)
+        finally:
+            monitor.close()
+            batches.close()  # type: ignore[attr-defined]  # ends the reading processes
 
     def _train_epoch(self, batches: Iterator[CropBatch], monitor: Monitor, stop: StopRequest) -> None:
         self.method.train()
@@ -172,52 +218,9 @@ class nnsslTrainer(nnUNetTrainer):
             self._step(batch)
             monitor.step(waited)
             write_snapshot(self)
+            check_numbers(self)
             if self._stop_agreed(stop):
                 self._leave(stop)
-
-    def _step(self, batch: CropBatch) -> None:
-        """One optimiser step. No host synchronisation: losses are summed up on the device."""
-        step = self.state.epoch * self.num_iterations_per_epoch + self.state.step
-        total = self.num_epochs * self.num_iterations_per_epoch
-        run = self.run
-        set_lr(self.optimizer, run.lr * warmup_then(run.schedule, step, total, run.warmup))  # type: ignore
-        # 1. views
-        views = self._views(batch, TRAINING, step)
-        # 2. forward and backward
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            losses = self.network(views)
-        loss = losses.total if self.grad_scaler is None else self.grad_scaler.scale(losses.total)
-        loss.backward()
-        # 3. optimiser, then what the method moves by itself (teacher, queue)
-        self._optimiser_step()
-        self.method.after_step((step + 1) / total)
-        empty = empty_share(batch, self._scales_C)
-        for name, value in {"train_loss": losses.total.detach(), **losses.terms, "empty_crops": empty}.items():
-            self.state.sums[name] = self.state.sums.get(name, 0) + value.float()
-        self.state.step += 1
-
-    def _views(self, batch: CropBatch, stream: int, step: int) -> Views:
-        """Views of a batch; their generator, and torch's own for dropout in the network, follow from the step."""
-        words = np.random.SeedSequence((self.run.seed, stream, step, self.local_rank)).generate_state(2, np.uint64)
-        torch.manual_seed(int(words[0] >> np.uint64(1)))
-        generator = torch.Generator().manual_seed(int(words[1] >> np.uint64(1)))
-        with torch.no_grad():
-            return self.method.views(batch, generator)
-
-    def _optimiser_step(self) -> None:
-        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        if self.grad_scaler is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, self.run.clip)  # type: ignore[arg-type]
-        if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-
-    def _autocast(self) -> Any:
-        return autocast(self.precision, self.device)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -240,25 +243,27 @@ class nnsslTrainer(nnUNetTrainer):
             values /= self.world_size
         return dict(zip(sums, values.tolist()))
 
+    def _shared_sums(self) -> dict[str, torch.Tensor]:
+        """The unfinished epoch's sums, averaged over the ranks: a checkpoint may be continued by any number of them."""
+        means = self._means(self.state.sums, 1) if self.state.sums else {}
+        return {name: torch.tensor(value, device=self.device) for name, value in means.items()}
+
     # ---------------------------------------------------------------- epochs, saving, leaving
 
     def _finish_epoch(self, monitor: Monitor) -> None:
         rates = monitor.rates()
+        skipped = round(float(self.state.sums.pop(SKIPPED, torch.zeros(()))))
         row: dict[str, Any] = {
             "epoch": self.state.epoch,
             "steps": (self.state.epoch + 1) * self.num_iterations_per_epoch,
-            **self._means(self.state.sums, self.num_iterations_per_epoch),
+            **self._means(self.state.sums, self.num_iterations_per_epoch - skipped),
+            SKIPPED: skipped,
             "lr": self.optimizer.param_groups[0]["lr"],
             **self.validate(),
             **self.method.diagnostics(),
             **rates,
             "seconds": monitor.seconds(),
         }
-        if not math.isfinite(row["train_loss"]):
-            raise NnsslError(
-                f"the loss is no longer finite in epoch {self.state.epoch + 1}: lower the learning rate (--lr, now "
-                f"{self.run.lr:g}) and continue with --c from the last checkpoint, or start again"
-            )
         self.state.history.append(row)
         self.state.epoch, self.state.step, self.state.sums = self.state.epoch + 1, 0, {}
         line = monitor.epoch(row, self.state.history, self.num_epochs)
@@ -270,49 +275,32 @@ class nnsslTrainer(nnUNetTrainer):
             self.print_to_log_file(f"WARNING: {trouble}")
         last = self.state.epoch == self.num_epochs
         due = self.state.epoch % self.run.save_every == 0 or time.monotonic() - self._last_save > SAVE_SECONDS
-        if not last and (due or self.state.epoch == 1):
-            self.save_checkpoint(str(Path(self.output_folder) / LATEST))
+        if not last and (due or self.state.epoch == 1 or self.keeper.failures):
+            self.save_checkpoint(str(Path(self.output_folder) / LATEST), must=False)
             self.save_preview(Path(self.output_folder) / "preview.png")
+        if not last:
+            check_health(self)
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint, atomically, on the first rank."""
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            content = checkpoints.pack(
-                self.state, self.run.model_dump(), self.method, self.optimizer, self.grad_scaler, self.train_pool
-            )
-            content["init"] = self.ancestor.record if self.ancestor else None
-            torch_files.save(content, filename)
-        self._last_save = time.monotonic()
-
-    def load_checkpoint(self, filename_or_checkpoint: str | dict) -> None:
-        """Go on from a checkpoint; its settings are the run's, whatever this trainer was made with."""
-        where = str(filename_or_checkpoint) if isinstance(filename_or_checkpoint, str) else "checkpoint"
-        content = torch_files.load(where) if isinstance(filename_or_checkpoint, str) else filename_or_checkpoint
-        checkpoints.check_format(content, where)
-        if not self.was_initialized:
-            self.run = restored_run_config(content["config"])
-            self.initialize()
-        self.state = checkpoints.restore(
-            content, self.method, self.optimizer, self.grad_scaler, self.train_pool, self.device
-        )
-        self.current_epoch = self.state.epoch
-        self.ancestor = Ancestor(content["init"]) if content.get("init") else None
-        self.resumed = True
-        self.print_to_log_file(f"continuing in epoch {self.state.epoch + 1} after step {self.state.step} ({where})")
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """nnU-Net's, on the first rank; the others would say all of it again on the console."""
+        if self.local_rank == 0:
+            super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
 
     def _stop_agreed(self, stop: StopRequest) -> bool:
-        """Whether to leave now; ranks ask each other every 16 steps because a signal may reach only one of them."""
+        """Whether to leave now. A signal may reach one rank only, so all go by what was told after the step before."""
         if not self.is_ddp:
             return bool(stop)
-        if self.state.step % 16 and self.state.step < self.num_iterations_per_epoch:
-            return False
-        flag = torch.tensor(float(stop.signal_number or 0), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        stop.signal_number = int(flag.item()) or None
-        return bool(stop)
+        agreed = self._signal_vote(stop.signal_number or 0)
+        stop.signal_number = agreed or stop.signal_number
+        return agreed > 0
 
     def _leave(self, stop: StopRequest) -> None:
+        if self.is_ddp:
+            self._signal_vote.last()
+            self.state.sums = self._shared_sums()
         self.save_checkpoint(str(Path(self.output_folder) / LATEST))
+        if self.is_ddp:
+            self._signal_vote.meet()
         self.print_to_log_file(
             f"stopped on request (signal {stop.signal_number}) in epoch {self.state.epoch + 1}, step {self.state.step}; "
             "saved. Continue with --c"
@@ -325,47 +313,25 @@ class nnsslTrainer(nnUNetTrainer):
         """Refuse to overwrite a run, rehearse the export, write down what is about to happen."""
         if not self.was_initialized:
             self.initialize()
-        folder = Path(self.output_folder)
-        if not self.resumed and any((folder / name).exists() for name in (LATEST, FINAL)):
-            raise NnsslError(
-                f"{folder} already holds a run: continue it with --c; nnssl_pretrain also knows --name, to tell runs apart, "
-                "and --overwrite"
-            )
-        if self.run.init and self.ancestor is None:
-            raise NnsslError(f"--init {self.run.init} is gone and there is no checkpoint to continue from")
-        if self.local_rank == 0:
-            export_rehearsal(self)
-            base = Path(self.output_folder_base)
-            save_json(self.plans_manager.plans, str(base / "plans.json"), sort_keys=False)
-            save_json(self.dataset_json, str(base / "dataset.json"), sort_keys=False)
-            write_json(describe_run(self), folder / "config.json")
-            write_thinning(self)
-        cls = get_method(self.run.method)
-        self.print_to_log_file(f"please also cite for {self.run.method}: {cls.citation}")
-        self.print_to_log_file(
-            f"{len(self.train_pool)} training cases, {len(self.val_pool)} validation cases"
-            + (" (the same: fold all)" if self.fold == "all" else "")
-        )
-        for line in [*self.pools.lines, *self.executor_lines]:
-            self.print_to_log_file(line, add_timestamp=False)
-        if self.ancestor is not None and not self.resumed:
-            self.print_to_log_file(f"starting from {self.run.init}:")
-            for line in self.ancestor.lines:
-                self.print_to_log_file(line, add_timestamp=False)
-        for line in self.method.advice(len(self.train_pool), self.run.batch_size or 1):
-            self.print_to_log_file(f"WARNING: {line}")
-        self.print_to_log_file(f"settings: {self.run.model_dump()}")
+        refuse_to_overwrite(self)
+        write_down(self)
+        announce(self)
 
     def on_train_end(self) -> None:
         """Final checkpoint, pictures, encoder.pth and nnunet_init.pth."""
         folder = Path(self.output_folder)
-        self.save_checkpoint(str(folder / FINAL))
+        if self.is_ddp:
+            self._signal_vote.last()  # too late to stop
+        if not (folder / FINAL).is_file():  # else this process only repeats an export
+            self.save_checkpoint(str(folder / FINAL))
         if self.local_rank == 0:
             self.save_preview(folder / "preview.png")
             if not self.disable_checkpointing:
-                for line in export_run(self):
+                for line in export_safely(self):
                     self.print_to_log_file(line, add_timestamp=False)
-                (folder / LATEST).unlink(missing_ok=True)
+                remove_finished(folder)
+        if self.is_ddp:
+            self._signal_vote.meet()
         self.print_to_log_file("pretraining done")
 
     @torch.no_grad()
@@ -380,7 +346,11 @@ class nnsslTrainer(nnUNetTrainer):
                 pictures = self.method.preview(self._views(batch, stream, 0))
             where = f"{self.plans_manager.dataset_name}, {self.configuration_name}"
             title = f"{self.run.method}, {where}, epoch {self.state.epoch}"
-            save_preview(path, pictures, batch, title)
+            draw = partial(save_preview, path, pictures, batch, title)
+            if path.parent == Path(self.output_folder):
+                tolerated(partial(draw, make_folder=False), path, self.print_to_log_file)
+            else:  # a dry run's, which is all that it was asked for
+                draw()
         self.method.train()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

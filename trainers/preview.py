@@ -12,7 +12,9 @@ from nnssl.files import atomic_path
 from nnssl.methods import CropBatch
 
 
-def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], crops: CropBatch, title: str) -> None:
+def save_preview(
+    path: Path, pictures: Mapping[str, torch.Tensor], crops: CropBatch, title: str, make_folder: bool = True
+) -> None:
     """Draw one row per sample and one column per picture.
 
     3D pictures show a slice (first axis): of a picture as deep as the crop that was read, the one in the middle of the
@@ -24,6 +26,7 @@ def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], crops: CropBa
         pictures: name -> (B, C, *spatial); the first channel is shown.
         crops: what the pictures were made from.
         title: line above the picture.
+        make_folder: make its folder if it is missing.
     """
     import matplotlib
 
@@ -46,9 +49,11 @@ def save_preview(path: Path, pictures: Mapping[str, torch.Tensor], crops: CropBa
             if r == 0:
                 axis.set_title(name, fontsize=11)
     figure.suptitle(title, fontsize=11)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=90)
-    plt.close(figure)
+    try:
+        with atomic_path(path, make_folder) as temporary:
+            figure.savefig(temporary, dpi=90)
+    finally:
+        plt.close(figure)
 
 
 def _middle_slices(images: np.ndarray, depth: int, middles: Sequence[int]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from nnssl.trainers.precision import Precision
+from nnssl.trainers.precision import MemoryFormat, Precision
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnssl.data.weights import Balance
@@ -53,11 +53,26 @@ class RunConfig(BaseModel):
         "dense", description="how a sparse encoder is computed; auto measures which way is faster"
     )
     precision: Precision = Field("auto", description="of convolutions: bfloat16 or float16 on a GPU, float32 elsewhere")
+    memory_format: MemoryFormat = Field("auto", description="order of weights in memory: channels_last on a GPU")
+    freeze_biases: bool = Field(False, description="leave out the biases that a norm takes off again")
+    accumulate: int = Field(1, ge=1, description="parts that a batch is worked through in, one after the other")
+    checkpointing: bool = Field(False, description="compute stages again for the backward pass instead of keeping them")
+    cache: float | str = Field(
+        "none", description="keep cases unpacked in memory: GiB on this machine; auto: if the pool fits; none"
+    )
     init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
         None, description="decoder in nnunet_init.pth; default: pretrained if the method trains nnU-Net's decoder"
     )
 
+    nonfinite_steps: int = Field(
+        3,
+        ge=1,
+        description="steps in a row without finite numbers after which the run goes back to its last checkpoint",
+    )
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn", description="what to do when the method's health has been bad for three epochs in a row"
+    )
     snapshots: list[int] = Field(default_factory=list, description="steps after which the encoder is also written")
 
     @field_validator("snapshots", mode="before")
@@ -79,6 +94,13 @@ class RunConfig(BaseModel):
         """`--set with_datasets=501` and `=501,502` are numbers to YAML."""
         values = value if isinstance(value, list | tuple) else [value]
         return [f"{v:03d}" if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+
+    @field_validator("cache")
+    @classmethod
+    def _room(cls, value: float | str) -> float | str:
+        if value not in ("auto", "none") and not (isinstance(value, float) and 0 < value < math.inf):
+            raise ValueError("give auto, none, or the GiB of memory that may be used")
+        return value
 
     @field_validator("dataset_weights", mode="before")
     @classmethod
@@ -164,6 +186,8 @@ def make_run_config(method: str, flags: Mapping[str, Any], file: Path | None, se
 
 def restored_run_config(saved: Mapping[str, Any]) -> RunConfig:
     """A run's settings as its checkpoint or config.json holds them."""
+    if not isinstance(saved, Mapping):
+        raise NnsslError("the run's settings are damaged: they are no list of names and values")
     return _validated(RunConfig, saved)
 
 
@@ -174,7 +198,11 @@ def _from_file(file: Path | None) -> list[tuple[str, Any]]:
         raise MissingError(f"--config {file} does not exist")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: its encoding, or a number of 5,000 digits
         raise NnsslError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise NnsslError(f"--config {file} must hold 'key: value' lines")
@@ -189,7 +217,7 @@ def _from_text(text: str) -> tuple[str, Any]:
         value = f"[{value}]"
     try:
         return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NnsslError(f"--set {text}: the value cannot be read") from error
 
 

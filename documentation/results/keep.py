@@ -37,11 +37,12 @@ def keep(study: Path, to: Path) -> int:
             facts["machine"].pop("platform", None)
             text = json.dumps(facts, indent=1) + "\n"
         (to / name).write_text(text)
+    study_now = json.loads((study / "study.json").read_text())["study"]
     count = 0
     for record in sorted(study.glob("cells/*/*/*/cell.json")):
         cell = json.loads(record.read_text())
-        if cell["state"] != "done":
-            continue
+        if cell["state"] != "done" or any(cell[k] not in study_now[f"{k}s"] for k in ("init", "count", "seed")):
+            continue  # unfinished, or of an initialisation that the study file no longer names
         target = to / record.parent.relative_to(study)
         target.mkdir(parents=True)
         for name in KEPT:

@@ -30,45 +30,57 @@ class StepClock:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._marks: list[Any] = []
+        self._marks: list[tuple[str, Any]] = []
 
-    def mark(self) -> None:
-        """Note this moment."""
+    @property
+    def last(self) -> str:
+        """The part that ended last."""
+        return self._marks[-1][0] if self._marks else ""
+
+    def mark(self, part: str) -> None:
+        """Note this moment, at which a part of the step ends."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._marks.append(event)
+            self._marks.append((part, event))
         else:
             wait(self.device)
-            self._marks.append(time.perf_counter())
+            self._marks.append((part, time.perf_counter()))
 
-    def seconds(self) -> list[float]:
-        """Seconds between the moments, which are then forgotten."""
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each part from the first moment on; a part may have come several times. Moments are then forgotten."""
         wait(self.device)
         marks, self._marks = self._marks, []
-        if self.device.type == "cuda":
-            return [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(marks)]
-        return [b - a for a, b in itertools.pairwise(marks)]
+        found: dict[str, float] = {}
+        for (_, a), (part, b) in itertools.pairwise(marks):
+            seconds = a.elapsed_time(b) / 1000 if self.device.type == "cuda" else b - a
+            found[part] = found.get(part, 0.0) + seconds
+        return found
 
 
 @contextmanager
 def watched(trainer: nnsslTrainer, clock: StepClock) -> Iterator[None]:
-    """Have the clock marked where the trainer's step goes over from one part to the next."""
+    """Have the clock marked where the trainer's step goes over from one part to the next.
+
+    A step that accumulates gradients goes through forward and backward pass several times.
+    """
     views, network, optimise = trainer._views, trainer.network, trainer._optimiser_step
 
-    def made_views(*arguments: Any) -> Any:
-        made = views(*arguments)
-        clock.mark()
+    def made_views(*arguments: Any, **named: Any) -> Any:
+        made = views(*arguments, **named)
+        clock.mark("views")
         return made
 
-    def went_forward(*arguments: Any) -> Any:
-        losses = network(*arguments)
-        clock.mark()
+    def went_forward(*arguments: Any, **named: Any) -> Any:
+        if clock.last == "forward":
+            clock.mark("backward")
+        losses = network(*arguments, **named)
+        clock.mark("forward")
         return losses
 
-    def went_backward() -> None:
-        clock.mark()
-        optimise()
+    def went_backward(*arguments: Any, **named: Any) -> Any:
+        clock.mark("backward")
+        return optimise(*arguments, **named)
 
     replaced = {"_views": made_views, "network": went_forward, "_optimiser_step": went_backward}
     for name, value in replaced.items():
@@ -97,7 +109,7 @@ def timed_step(trainer: nnsslTrainer, batches: Iterator[CropBatch], number: int)
     wait(trainer.device)
     waited = time.perf_counter() - begin
     with watched(trainer, clock):
-        clock.mark()
+        clock.mark("data")
         trainer._step(batch)
-        clock.mark()
-    return dict(zip(PARTS, [waited, *clock.seconds()], strict=True))
+        clock.mark("optimiser")
+    return {"data": waited, **clock.seconds()}

@@ -104,10 +104,17 @@ def build(request: Request, device: torch.device, label: str) -> Measured:
             timed_step(trainer, iter([batch]), number)
         memory = peak.peak()
         return Measured(label, trainer, count_flops(trainer, batch), memory)
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         raise NnsslError(
             f"{request.method} {label}: the memory of the device is too small; try a smaller --set batch_size=N"
         ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Of a GPU, of numpy, or of torch on a CPU, which has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def one_batch(trainer: nnsslTrainer) -> CropBatch:

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as JSON."""
+"""What was measured, as JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from nnssl.benchmark.clock import PARTS
 from nnssl.benchmark.machine import describe_device, matmul_peak, step_precision
 from nnssl.benchmark.measure import Comparison, Measured
-from nnssl.trainers.monitor import duration
 from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.transfer.provenance import package_versions
+
+FORMAT = 1
 
 
 def as_json(
@@ -23,10 +24,11 @@ def as_json(
     steps: int,
     read: bool,
 ) -> dict[str, Any]:
-    """Everything of a measurement. Times are milliseconds, memory bytes, rates per second."""
+    """Everything of a measurement; documentation/reference/files.md describes it."""
     trainer = candidates[0].trainer
     machine = _machine(trainer)
     return {
+        "format": FORMAT,
         "versions": package_versions(),
         "machine": machine,
         "data": {
@@ -86,6 +88,7 @@ def _settings(m: Measured, peak: float) -> dict[str, Any]:
         "samples_per_s": round(m.batch_size / m.step_seconds, 3),
         "ms_per_step": _ms(m.step_seconds),
         "ms": {part: _ms(m.seconds(part)) for part in PARTS},
+        "parameters": sum(p.numel() for p in m.trainer.method.parameters() if p.requires_grad),
         "peak_memory": m.memory,
         "tflop_per_step": round(m.flops / 1e12, 6),
         "tflops": round(tflops, 4),
@@ -99,61 +102,3 @@ def _settings(m: Measured, peak: float) -> dict[str, Any]:
 
 def _ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
-
-
-def as_lines(found: dict[str, Any]) -> list[str]:
-    """The table of a measurement, from its JSON."""
-    machine, data = found["machine"], found["data"]
-    patch = "x".join(str(n) for n in data["patch"])
-    reading = "read in every step" if data["read_in_every_step"] else "one batch, not read again (--no-data)"
-    head = [
-        f"machine  {machine['name']} ({machine['device']}), {machine['threads']} thread(s), torch "
-        f"{found['versions']['torch']}, {machine['precision']}{', compiled' if machine['compiled'] else ''}; "
-        f"fastest matrix product {machine['matmul_peak_tflops']:.3g} TFLOP/s",
-        f"data     {data['dataset']}, {data['configuration']}, patch {patch}, {data['channels']} channel(s), "
-        f"{data['cases']} cases; {reading}",
-        *([f"settings {' '.join(found['set'])}"] if found["set"] else []),
-        f"timing   medians of {found['rounds']} rounds of {found['steps_per_round']} step(s), in turns; ms per step",
-        "",
-    ]
-    titles = ["method", "setting", "batch", "samples/s", "ms", *PARTS, "memory", "TFLOP/s", "of peak", "data_wait"]
-    rows = [_row(s) for s in found["settings"]]
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    table = [
-        "  ".join(text.ljust(w) if i < 2 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths)))
-        for row in [titles, *rows]
-    ]
-    ends = [
-        f"{_name(s)}: {s['schedule_hours']:.1f} hours for {s['schedule_steps']:,} steps "
-        f"({duration(s['schedule_hours'] * 3600)})"
-        for s in found["settings"]
-    ]
-    return [*head, *table, "", *ends, *(_verdict(c) for c in found["comparisons"])]
-
-
-def _name(s: dict[str, Any]) -> str:
-    return f"{s['method']} {s['set']}".strip()
-
-
-def _row(s: dict[str, Any]) -> list[str]:
-    memory = "-" if s["peak_memory"] is None else f"{s['peak_memory'] / 2**30:.2f} GiB"
-    return [
-        s["method"],
-        s["set"],
-        str(s["batch_size"]),
-        f"{s['samples_per_s']:.2f}",
-        f"{s['ms_per_step']:.1f}",
-        *(f"{s['ms'][part]:.1f}" for part in PARTS),
-        memory,
-        f"{s['tflops']:.3g}",
-        f"{100 * s['share_of_peak']:.0f} %",
-        f"{100 * s['data_wait']:.0f} %",
-    ]
-
-
-def _verdict(c: dict[str, Any]) -> str:
-    first, second = c["ms_per_sample"]
-    return (
-        f"{c['method']} {c['first']} against {c['second']}: {first:.1f} and {second:.1f} ms per sample, "
-        f"ratio {c['ratio']:.2f} ({c['ratio_low']:.2f}-{c['ratio_high']:.2f} in single rounds)"
-    )

@@ -25,6 +25,8 @@ FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 CONFIGURATIONS = {"2d": 2, "3d_fullres": 3}
 # Patches that nnU-Net's rules give images larger than them in 3D, and round ones in 2D.
 PATCHES = {"S": {2: 256, 3: 64}, "M": {2: 512, 3: 128}, "L": {2: 512, 3: 160}, "XL": {2: 512, 3: 192}}
+CPU_PATCH = {2: 96, 3: 32}
+"""A CPU takes minutes for a few steps of those."""
 BATCH = {2: 12, 3: 2}
 _CASES, _SLICES, _LARGER = 2, 8, 1.25
 _LIMIT = {2: 2048, 3: 256}
@@ -55,27 +57,49 @@ class FixedPatchPlanner(nnsslPlanner):
         return plan
 
 
+def default_patch(configuration: str, size: str, device: str) -> list[int]:
+    """Voxels per axis where the user named none: the size's own, on a CPU fewer.
+
+    Args:
+        configuration: `2d` or `3d_fullres`.
+        size: of the network.
+        device: `cpu`, `cuda` or `mps`.
+    """
+    dim = _dimensions(configuration)
+    return [CPU_PATCH[dim] if device == "cpu" else PATCHES[size][dim]] * dim
+
+
+def _dimensions(configuration: str) -> int:
+    if configuration not in CONFIGURATIONS:
+        raise NnsslError(f"-c {configuration}: --synthetic knows {', '.join(CONFIGURATIONS)}")
+    return CONFIGURATIONS[configuration]
+
+
 @contextmanager
-def synthetic_dataset(configuration: str, size: str, patch: Sequence[int] | None, channels: int) -> Iterator[str]:
+def synthetic_dataset(
+    configuration: str,
+    size: str,
+    patch: Sequence[int],
+    channels: int,
+    image: Sequence[int] | None = None,
+) -> Iterator[str]:
     """A data set of smooth noise in folders of its own, which nnU-Net's variables point to meanwhile.
 
     Args:
         configuration: `2d` or `3d_fullres`.
         size: of the network.
-        patch: voxels per axis; None = the size's.
+        patch: voxels per axis.
         channels: of the images.
+        image: their voxels per axis, at least the patch's; None = somewhat more than the patch.
 
     Yields:
         The data set's name.
     """
-    if configuration not in CONFIGURATIONS:
-        raise NnsslError(f"-c {configuration}: --synthetic knows {', '.join(CONFIGURATIONS)}")
-    dim = CONFIGURATIONS[configuration]
-    patch = [PATCHES[size][dim]] * dim if patch is None else patch
+    dim = _dimensions(configuration)
     if len(patch) != dim or not all(8 <= n <= _LIMIT[dim] for n in patch):
         raise NnsslError(f"--patch: {configuration} needs {dim} numbers from 8 to {_LIMIT[dim]}")
     with tempfile.TemporaryDirectory() as folder, folders_below(folder, FOLDERS):
-        _write_raw(Path(folder) / "raw" / NAME, patch, channels)
+        _write_raw(Path(folder) / "raw" / NAME, image or [round(_LARGER * n) for n in patch], channels)
         with _quiet():
             fingerprint = extract_fingerprint(NAME, 1)
             plans = FixedPatchPlanner(patch, size, configuration).plan_experiment()
@@ -95,18 +119,18 @@ def _quiet() -> Iterator[None]:
         planners.setLevel(before)
 
 
-def _write_raw(folder: Path, patch: Sequence[int], channels: int) -> None:
-    shape = [round(_LARGER * n) for n in patch]
+def _write_raw(folder: Path, image: Sequence[int], channels: int) -> None:
+    shape = list(image)
     spacing = (1.0, 1.0, 1.0)
-    if len(patch) == 2:  # few thick slices
+    if len(image) == 2:  # few thick slices
         shape, spacing = [_SLICES, *shape], (1.0, 1.0, 5.0)
     rng = np.random.default_rng(0)
     (folder / "imagesTr").mkdir(parents=True)
     for case in range(_CASES):
         for channel in range(channels):
-            image = sitk.GetImageFromArray(_smooth(rng, shape))
-            image.SetSpacing(spacing)
-            sitk.WriteImage(image, str(folder / "imagesTr" / f"case_{case}_{channel:04d}.nii.gz"), True, 1)
+            case_image = sitk.GetImageFromArray(_smooth(rng, shape))
+            case_image.SetSpacing(spacing)
+            sitk.WriteImage(case_image, str(folder / "imagesTr" / f"case_{case}_{channel:04d}.nii.gz"), True, 1)
     names = {str(c): "MRI" for c in range(channels)}
     content = {"channel_names": names, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": _CASES}
     write_json(content, folder / "dataset.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,9 @@ from nnssl.errors import NnsslError
 from nnssl.methods import method_names
 
 log = logging.getLogger(__name__)
+
+UNLIMITED = 1000
+"""Columns of what is no terminal."""
 
 DESCRIPTION = """Measure training steps on this machine: speed, where the time goes, memory, hours for a whole run.
 
@@ -51,7 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-data", action="store_true", help="read one batch only and use it in every step")
     p.add_argument("--size", choices=["S", "M", "L", "XL"], help="with --synthetic: network (S if not set)")
-    p.add_argument("--patch", type=positive_int, nargs="+", metavar="N", help="with --synthetic: patch (the size's)")
+    patch = "with --synthetic: patch (the size's; on a CPU a small one)"
+    p.add_argument("--patch", type=positive_int, nargs="+", metavar="N", help=patch)
     p.add_argument("--channels", type=positive_int, metavar="N", help="with --synthetic: image channels (1 if not set)")
     p.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="turns of each setting")
     p.add_argument("--steps", type=positive_int, default=5, metavar="N", help="timed steps per turn")
@@ -61,19 +66,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main_with(a: argparse.Namespace) -> None:
-    from nnssl.benchmark.report import as_lines
     from nnssl.benchmark.run import Timing, benchmark
+    from nnssl.benchmark.table import as_lines
     from nnssl.files import write_json
-    from nnssl.trainers.launch import Request
+    from nnssl.trainers.launch import Request, pick_device
 
     _check(a)
-    with _dataset(a) as dataset:
+    device = pick_device(a.device, 1).type
+    with _dataset(a, device) as dataset:
         requests = [
-            Request(dataset, a.c, method, plans=a.p or "nnsslPlans", sets=tuple(a.sets), device=a.device, debug=a.debug)
+            Request(dataset, a.c, method, plans=a.p or "nnsslPlans", sets=tuple(a.sets), device=device, debug=a.debug)
             for method in a.m
         ]
         found = benchmark(requests, a.against, Timing(a.rounds, a.steps, not a.no_data))
-    for line in as_lines(found):
+    for line in as_lines(found, shutil.get_terminal_size((UNLIMITED, 0)).columns):
         log.info("%s", line)
     if a.json:
         write_json(found, a.json)
@@ -90,18 +96,35 @@ def _check(a: argparse.Namespace) -> None:
         raise NnsslError("-p goes with -d; --synthetic makes its own plans")
     if a.json and a.json.is_dir():
         raise NnsslError(f"--json {a.json} is a folder: name a file")
+    if a.json and not os.access(a.json.absolute().parent, os.W_OK):
+        raise NnsslError(f"--json {a.json}: there is no folder {a.json.absolute().parent} to write to")
     if len(set(a.m)) < len(a.m):
         raise NnsslError("-m: name every method once")
+    for text in a.against:
+        if "=" not in text:
+            raise NnsslError(f"--against {text}: write it as key=value")
+    if a.against and set(a.against) <= set(a.sets):
+        raise NnsslError("--against says nothing that --set does not say: both would measure the same")
+    from nnssl.trainers.run_config import make_run_config
+
+    for method in a.m:
+        for sets in (a.sets, [*a.sets, *a.against]):
+            make_run_config(method, {}, None, sets)
 
 
 @contextmanager
-def _dataset(a: argparse.Namespace) -> Iterator[str]:
+def _dataset(a: argparse.Namespace, device: str) -> Iterator[str]:
     if not a.synthetic:
         yield a.d
         return
-    from nnssl.benchmark.synthetic import synthetic_dataset
+    from nnssl.benchmark.synthetic import default_patch, synthetic_dataset
 
-    with synthetic_dataset(a.c, a.size or "S", a.patch, a.channels or 1) as name:
+    size = a.size or "S"
+    patch = a.patch or default_patch(a.c, size, device)
+    if a.patch is None and patch != (usual := default_patch(a.c, size, "cuda")):
+        small, large = ("x".join(str(n) for n in p) for p in (patch, usual))
+        log.info("patch %s, because this is a CPU; on a GPU %s. --patch sets another", small, large)
+    with synthetic_dataset(a.c, size, patch, a.channels or 1) as name:
         yield name
 
 

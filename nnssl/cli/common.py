@@ -9,8 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from nnssl import __version__
+from nnssl.disk import disk_error, disk_is_to_blame, explain
 from nnssl.errors import USER_ERROR, NnsslError
 
 PIPE_CLOSED = 141
@@ -49,13 +51,20 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
             raise
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on leaving
         sys.exit(PIPE_CLOSED)
+    except Exception as error:
+        trouble = disk_error(error)  # torch and others put an error of their own over the disk's
+        if arguments.debug or trouble is None or not disk_is_to_blame(trouble):
+            raise
+        sys.stdout.flush()
+        print(f"error: {explain(trouble, Path(trouble.filename or '.'))}", file=sys.stderr)
+        sys.exit(USER_ERROR)
     sys.exit(code or 0)
 
 

@@ -10,6 +10,7 @@ from nnssl.cli.common import natural, parser, positive_float, positive_int, run
 from nnssl.errors import NnsslError
 from nnssl.methods import method_names
 from nnssl.trainers.launch import Request, launch
+from nnssl.trainers.process_group import PATIENCE_SECONDS
 
 DESCRIPTION = """Pretrain the plans' encoder on a preprocessed pool.
 
@@ -68,6 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="device (the best there is if not set)")
     p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")
+    p.add_argument(
+        "--rank-timeout",
+        type=positive_float,
+        default=PATIENCE_SECONDS,
+        metavar="SECONDS",
+        help="how long the processes wait for one of them that does not answer",
+    )
     p.add_argument("--c", dest="resume", action="store_true", help="continue the run from its last checkpoint")
     p.add_argument("--overwrite", action="store_true", help="throw away an existing run of the same name")
     p.add_argument(
@@ -95,6 +103,7 @@ def main_with(a: argparse.Namespace) -> int:
         name=a.name,
         device=a.device,
         processes=a.num_gpus,
+        patience=a.rank_timeout,
         resume=a.resume,
         overwrite=a.overwrite,
         debug=a.debug,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnssl.data.checked import check_description, check_plans
 from nnssl.errors import MissingError, NnsslError, did_you_mean
 from nnssl.files import read_json
 
@@ -68,7 +69,7 @@ def read_plans(dataset_name: str, plans_name: str) -> dict[str, Any]:
             f"plans '{plans_name}' of {dataset_name} not found in {folder} (there: {', '.join(known) or 'none'}): "
             "plan and preprocess the dataset first, or name other plans"
         )
-    return read_json(path)
+    return check_plans(read_json(path), path)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
         if not content.get(key):
             raise NnsslError(f"{path} has no '{key}': add it (see nnU-Net's dataset format)")
     content.setdefault("labels", {"background": 0})
-    return content
+    return check_description(content, path)
 
 
 def raw_cases(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
@@ -142,7 +143,7 @@ def image_files(folder: Path, ending: str) -> dict[str, tuple[str, ...]]:
 
 def _listed_case(folder: Path, name: str, entry: dict[str, Any]) -> RawCase:
     def resolve(file: str) -> str:
-        return str(folder / os.path.expandvars(file))
+        return str(folder / os.path.expandvars(file))  # nnU-Net expands them, too
 
     label = entry.get("label")
     return RawCase(name, tuple(resolve(f) for f in entry["images"]), resolve(label) if label else None)

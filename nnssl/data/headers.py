@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import SimpleITK as sitk
 import tifffile
 from PIL import Image
+
+from nnssl.data.nifti import read_nifti_header
 
 GEOMETRY = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl")
 """Endings of formats that know orientation and spacing."""
@@ -41,10 +43,16 @@ def read_header(file: str | Path) -> Header:
         return Header(None, None)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    reader.ReadImageInformation()
-    orientation = orientation_of(reader.GetDirection())
+    try:
+        reader.ReadImageInformation()
+        orientation = orientation_of(reader.GetDirection())
+    except RuntimeError:  # another reader of nnU-Net's may read what ITK refuses: axes not at right angles, say
+        orientation = None
     if name.endswith((".nii", ".nii.gz")):  # SimpleITK names the type after scaling
-        return Header(nibabel.load(file).header.get_data_dtype().name, orientation)
+        with gzip.open(file) if name.endswith(".gz") else Path(file).open("rb") as opened:
+            return Header(read_nifti_header(opened.read(544)).get_data_dtype().name, orientation)
+    if orientation is None:
+        return Header(None, None)
     return Header(_NAMES.get(sitk.GetPixelIDValueAsString(reader.GetPixelID())), orientation)
 
 

@@ -18,6 +18,8 @@ from nnssl.data.parallel import Failure
 
 MIN_EDGE = 8
 """Voxels: a case must have at least this many along its two longest axes to be worth a crop."""
+MAX_SPACING = 1e4
+"""mm. nnU-Net's readers of 2D images say 999 for the axis that is not there."""
 
 
 def read_case(
@@ -50,6 +52,8 @@ def read_case(
     spacing = np.asarray(properties["spacing"], dtype=float)
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         raise Failure(f"voxel spacing {spacing.tolist()} mm is not positive")
+    if (spacing > MAX_SPACING).any():
+        raise Failure(f"voxel spacing {spacing.tolist()} mm is no scan's")
     if sorted(data.shape[1:])[-2] < MIN_EDGE:
         raise Failure(f"only {'x'.join(map(str, data.shape[1:]))} voxels, at least {MIN_EDGE}x{MIN_EDGE} are needed")
     bad = int(data.size - np.isfinite(data).sum())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from nnssl.data.cache import CaseCache
 from nnssl.data.pool import Pool
 from nnssl.data.sampling import CropPlace, CropSampler
 from nnssl.data.store import CaseReader
@@ -25,10 +26,18 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         share: this rank's part of the batch, a range of positions in [0, batch_size).
         two_d: drop the leading axis of length one.
         partners: also read every crop's partner, see `CropSampler.partner`.
+        cache: of unpacked cases; then the reading processes must be forked.
     """
 
     def __init__(
-        self, pool: Pool, sampler: CropSampler, batch_size: int, share: range, two_d: bool, partners: bool = False
+        self,
+        pool: Pool,
+        sampler: CropSampler,
+        batch_size: int,
+        share: range,
+        two_d: bool,
+        partners: bool = False,
+        cache: CaseCache | None = None,
     ) -> None:
         self.pool = pool
         self.sampler = sampler
@@ -36,6 +45,7 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         self.share = share
         self.two_d = two_d
         self.partners = partners
+        self.cache = cache
         self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
@@ -54,7 +64,7 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _read(self, places: list[CropPlace]) -> dict[str, torch.Tensor]:
         if self._reader is None:
-            self._reader = CaseReader()
+            self._reader = CaseReader(unpacked=None if self.cache is None else self.cache.array)
         images, inside, cases = [], [], []
         for place in places:
             crop, box = self._reader.crop(self.pool.image_path(place.case), place.lower, self.sampler.size)
@@ -98,6 +108,7 @@ def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> 
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer if workers else None,
+        multiprocessing_context="fork" if workers and dataset.cache is not None else None,
         generator=torch.Generator().manual_seed(0),  # the loader draws a base seed; it must not touch the global one
     )
 

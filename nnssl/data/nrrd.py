@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnssl.data.memory import check_memory
 from nnssl.data.parallel import Failure
 from nnssl.data.payload import Payload
 
@@ -23,6 +24,11 @@ SIZES = {
     8: ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t",
         "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double"),
 }  # fmt: skip
+MOST_AXES = 16
+"""Teem's limit."""
+LONGEST_LINE = 10_000
+FARTHEST = 1e6
+"""mm: no axis or origin of a scan is larger."""
 BYTES = {name: size for size, names in SIZES.items() for name in names}
 
 
@@ -41,12 +47,16 @@ def check_nrrd(path: Path) -> None:
 def _check(path: Path) -> None:
     fields, header_bytes = read_header(path)
     _check_spacing(fields)
+    _check_places(fields)
     size = BYTES.get(fields.get("type", "").lower())
     if size is None:
         raise Failure(f"NRRD voxel type '{fields.get('type', '')}' is no number")
     sizes = [int(n) for n in fields.get("sizes", "").split()]
     if not sizes or min(sizes) < 1:
         raise Failure("NRRD header: sizes are missing or not positive")
+    if len(sizes) > MOST_AXES or int(fields.get("dimension", "0")) != len(sizes):
+        raise Failure(f"NRRD header: dimension {fields.get('dimension', 'missing')[:20]}, but {len(sizes)} sizes")
+    check_memory(sizes)
     if "line skip" in fields or fields.get("byte skip", "0").strip() == "-1":
         return  # where the data begin is the reader's business then
     start = header_bytes + int(fields.get("byte skip", "0"))
@@ -76,6 +86,8 @@ def read_header(path: Path) -> tuple[dict[str, str], int]:
             raise Failure("not an NRRD image (no NRRD header)")
         fields: dict[str, str] = {}
         while line := f.readline(2**16):
+            if len(line) > LONGEST_LINE:  # Teem's parser may crash on it
+                raise Failure("the NRRD header is damaged: a line without an end")
             text = line.decode("latin-1").strip()
             if not text:
                 break
@@ -95,3 +107,12 @@ def _check_spacing(fields: dict[str, str]) -> None:
         raise Failure("the header gives no voxel spacing")
     if len(spacing) < 2 or not all(math.isfinite(s) and s > 0 for s in spacing):
         raise Failure(f"voxel spacing {spacing} mm is not positive")
+
+
+def _check_places(fields: dict[str, str]) -> None:
+    """Axes and origin must be lengths: ITK searches for minutes for the axes of a matrix with absurd numbers."""
+    for name in ("space directions", "space origin", "measurement frame", "spacings"):
+        words = re.findall(r"[^\s(),]+", fields.get(name, ""))
+        numbers = [float(w) for w in words if w.lower() not in ("none", "nan")]
+        if not all(abs(v) < FARTHEST for v in numbers):
+            raise Failure(f"the NRRD header is damaged: {name} {fields[name][:60]}")

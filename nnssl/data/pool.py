@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnssl.data.store import BODY_SUFFIX, case_shape
+from nnssl.data.checked import check_pool_index, check_splits
+from nnssl.data.store import BODY_SUFFIX, PREPROCESS_AGAIN, case_shape
 from nnssl.data.thinning import KeptSlices
 from nnssl.errors import MissingError, NnsslError
 from nnssl.files import read_json, write_json
@@ -36,6 +37,7 @@ class PoolCase:
         body: number of stored body positions; 0 = crops are placed uniformly.
         subject: shared by the scans or frames of one person; empty when nothing is known. Stays on this machine, too.
         dataset: where a pool has been joined from several; else empty.
+        checksum: of its files, see nnssl.data.checksums; empty where an earlier version or nnU-Net wrote them.
     """
 
     name: str
@@ -46,6 +48,7 @@ class PoolCase:
     body: int = 0
     subject: str = ""
     dataset: str = ""
+    checksum: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,16 +126,20 @@ def write_pool(pool: Pool, data_identifier: str) -> None:
     write_json(content, index_path(pool.root, data_identifier))
 
 
+def case_of(entry: Mapping[str, Any]) -> PoolCase:
+    """A case as an index or a record holds it; keys of later versions are passed over."""
+    known = {f.name for f in fields(PoolCase)}
+    return PoolCase(**{k: v for k, v in entry.items() if k in known} | {"shape": tuple(entry["shape"])})
+
+
 def read_pool(root: Path, data_identifier: str) -> Pool:
     """Read a pool's index; without one, take the folder as nnU-Net's own preprocessing left it."""
     path = index_path(root, data_identifier)
     if path.is_file():
-        content = read_json(path)
-        if content.get("format") != FORMAT:
-            raise NnsslError(
-                f"{path} has format {content.get('format')}, this version reads {FORMAT}: preprocess again"
-            )
-        cases = tuple(PoolCase(**{**c, "shape": tuple(c["shape"])}) for c in content["cases"])
+        content = check_pool_index(read_json(path), path)
+        if content["format"] != FORMAT:
+            raise NnsslError(f"{path} has format {content['format']}, this version reads {FORMAT}: preprocess again")
+        cases = tuple(case_of(c) for c in content["cases"])
         origin = content.get("origin", "")
     else:
         cases, origin = tuple(_list_folder(root, data_identifier)), ""
@@ -228,9 +235,22 @@ def split_pool(pool: Pool, fold: str | int, splits: list[dict[str, Any]] | None)
 def read_splits(root: Path) -> list[dict[str, Any]] | None:
     """nnU-Net's splits_final.json of a dataset, or None."""
     path = root / "splits_final.json"
-    return read_json(path) if path.is_file() else None
+    return check_splits(read_json(path), path) if path.is_file() else None
 
 
 def body_positions(pool: Pool, index: int) -> np.ndarray | None:
-    """(K, 3) int32 body positions of a case, memory-mapped; None when there are none."""
-    return np.load(pool.body_path(index), mmap_mode="r") if pool.cases[index].body else None
+    """(K, 3) int32 body positions of a case, memory-mapped; None when there are none.
+
+    Raises:
+        NnsslError: their file is missing or damaged.
+    """
+    if not pool.cases[index].body:
+        return None
+    path = pool.body_path(index)
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header leads NumPy's parser anywhere
+        raise NnsslError(f"{path} cannot be read ({type(error).__name__}): {PREPROCESS_AGAIN}") from error
+    if found.ndim != 2 or found.shape[1] != 3 or found.dtype != np.int32 or not len(found):
+        raise NnsslError(f"{path} is damaged (shape {found.shape}, {found.dtype}): {PREPROCESS_AGAIN}")
+    return found

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from nnssl.data.npz_files import load_npz
 from nnssl.data.parallel import run_cases
 from nnssl.data.pool import Pool
 from nnssl.data.store import open_case
@@ -170,13 +170,18 @@ def _read(path: Path, pool: Pool) -> SliceHashes | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if int(content["format"]) != FORMAT or str(content["made_from"]) != _made_from(pool):
-                return None
-            return SliceHashes(content["starts"], content["hashes"], content["spread"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        content = load_npz(path)
+        if int(content["format"]) != FORMAT or str(content["made_from"]) != _made_from(pool):
+            return None
+        found = SliceHashes(content["starts"], content["hashes"], content["spread"])
+        if found.starts.shape != (len(pool) + 1,) or not found.hashes.shape == found.spread.shape == (
+            found.starts[-1],
+        ):
+            raise ValueError("its arrays do not belong together")
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         log.warning("%s cannot be read (%s): computing the slice hashes again", path, error)
         return None
+    return found
 
 
 def _made_from(pool: Pool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from nnssl.files import atomic_path
 
 BODY_SUFFIX = "_body.npy"  # nnU-Net ignores .npy beside .b2nd; any other ending would make it refuse the folder
 FLOAT16_LIMIT = 60000.0
+MOST_CHANNELS = 1000
+PREPROCESS_AGAIN = "remove the case's files and run nnssl_plan_and_preprocess again"
 
 
 def save_case(
@@ -81,15 +83,25 @@ def case_shape(path: Path) -> tuple[int, ...]:
 def open_case(path: Path) -> Any:
     """Open a stored case for reading; nothing is decompressed yet."""
     try:
-        return blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
-    except Exception as error:
-        raise NnsslError(f"{path} cannot be read ({error}): run nnssl_plan_and_preprocess again") from error
+        array = blosc2.open(urlpath=str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        shape, kind = array.shape, array.dtype.kind
+    except Exception as error:  # whatever a damaged frame makes of the library
+        raise NnsslError(f"{path} cannot be read ({error}): {PREPROCESS_AGAIN}") from error
+    if len(shape) != 4 or min(shape) < 1 or shape[0] > MOST_CHANNELS or kind not in "fiu":
+        raise NnsslError(f"{path} is damaged (shape {shape}, {array.dtype}): {PREPROCESS_AGAIN}")
+    return array
 
 
 class CaseReader:
-    """Reads crops; keeps the last few files open. One per worker process."""
+    """Reads crops; keeps the last few files open. One per worker process.
 
-    def __init__(self, keep_open: int = 64) -> None:
+    Args:
+        keep_open: files.
+        unpacked: takes a path and the opened file and gives the array to read from, see `nnssl.data.cache`.
+    """
+
+    def __init__(self, keep_open: int = 64, unpacked: Callable[[Path, Any], Any] | None = None) -> None:
+        self._unpacked = unpacked
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._keep_open = keep_open
 
@@ -103,8 +115,11 @@ class CaseReader:
 
         Returns:
             (C, *size) in the stored type, and (3, 2) int64: the part of the crop that lies inside the image.
+
+        Raises:
+            NnsslError: the file is damaged; it is named.
         """
-        array = self._array(path)
+        array = self._array(path) if self._unpacked is None else self._unpacked(path, self._array(path))
         shape = array.shape[1:]
         start = [max(0, lo) for lo in lower]
         stop = [min(n, lo + s) for n, lo, s in zip(shape, lower, size)]
@@ -113,7 +128,10 @@ class CaseReader:
         channels = slice(None)
         there = (channels, *(slice(a, b) for a, b in inside))
         here = (channels, *(slice(a, b) for a, b in zip(start, stop)))
-        out[there] = array[here]
+        try:
+            out[there] = array[here]
+        except Exception as error:  # whatever a damaged frame makes of the library
+            raise NnsslError(f"{path} is damaged ({error}): {PREPROCESS_AGAIN}") from error
         return out, inside
 
     def _array(self, path: Path) -> Any:

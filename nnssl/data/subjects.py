@@ -60,6 +60,13 @@ def groups(subjects: Sequence[str]) -> list[int]:
 
 
 def _read_table(path: Path, required: bool) -> dict[str, str]:
+    try:
+        return _rows(path, required)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise NnsslError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+
+
+def _rows(path: Path, required: bool) -> dict[str, str]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []

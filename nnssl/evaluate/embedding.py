@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnssl.errors import MissingError, NnsslError
+from nnssl.data.npz_files import load_npz
+from nnssl.errors import NnsslError
 from nnssl.evaluate.features import Extractor, Per
 from nnssl.files import atomic_path
 
@@ -97,16 +98,14 @@ def read_embedding(path: Path) -> Embedding:
     Raises:
         NnsslError: missing, or no such file.
     """
-    if not path.is_file():
-        raise MissingError(f"{path} does not exist")
+    arrays = load_npz(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return Embedding(
-                file["features"],
-                tuple(str(c) for c in file["case"]),
-                file["slice"],
-                tuple(str(n) for n in file["feature_names"]),
-                json.loads(str(file["about"])),
-            )
-    except (ValueError, KeyError, OSError) as error:
+        return Embedding(
+            arrays["features"],
+            tuple(str(c) for c in arrays["case"]),
+            arrays["slice"],
+            tuple(str(n) for n in arrays["feature_names"]),
+            dict(json.loads(str(arrays["about"]))),
+        )
+    except (ValueError, KeyError, TypeError) as error:
         raise NnsslError(f"{path} is no embedding that nnssl_embed wrote as .npz") from error

@@ -54,7 +54,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except UnicodeDecodeError as error:
         raise NnsslError(f"{path} is not a CSV file in UTF-8") from error
     first = text.partition("\n")[0]
-    rows = list(csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ","))
+    try:
+        rows = list(csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ","))
+    except csv.Error as error:
+        raise NnsslError(f"{path} is not a readable CSV file: {error}") from error
     if not rows:
         raise NnsslError(f"{path} holds no rows below its header")
     return [{str(k).strip(): str(v or "").strip() for k, v in row.items() if k is not None} for row in rows]

@@ -13,7 +13,7 @@ import numpy as np
 from nnssl.data.folders import read_plans
 from nnssl.data.pool import check_origin, read_pool
 from nnssl.data.spacing import crop_spacing
-from nnssl.errors import NnsslError
+from nnssl.errors import MissingError, NnsslError
 from nnssl.files import read_json
 from nnssl.inspect.words import dataset_number, made
 
@@ -147,7 +147,7 @@ def read_plan_facts(
     try:
         plans = read_plans(dataset_name, plans_name)
     except ValueError as error:
-        if isinstance(error, NnsslError):
+        if isinstance(error, MissingError):
             raise
         notes.append(
             f"the plans {plans_name} cannot be read ({error}): nnssl_plan_and_preprocess -d {number} writes new ones"

@@ -126,6 +126,9 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type[MethodConfig]]
     optimisation: ClassVar[Optimisation] = Optimisation()
     citation: ClassVar[str]
+    crops_alone: ClassVar[bool] = False
+    """Whether the loss is a mean over crops or voxels in which no crop meets another, and a forward pass leaves nothing
+    behind but norm statistics: then a batch may be worked through in parts (`accumulate`)."""
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
         super().__init__()

@@ -81,13 +81,13 @@ class Composite(Method):
 
     def forward(self, views: Views) -> Losses:
         """Weighted sum of the parts' totals."""
-        total, terms = torch.zeros(()), {}
+        totals, terms = list[torch.Tensor](), dict[str, torch.Tensor]()
         for weight, m in zip(self.weights, self._methods()):
             losses = m(_of(views, m.name))
-            total = total.to(losses.total.device) + weight * losses.total
+            totals.append(weight * losses.total)
             terms[f"{m.name}/loss"] = losses.total.detach()
             terms |= {f"{m.name}/{k}": v for k, v in losses.terms.items()}
-        return Losses(total, terms)
+        return Losses(sum(totals[1:], totals[0]), terms)
 
     def exported(self) -> Exported:
         """The shared encoder, with the decoder if a part trains nnU-Net's."""
@@ -150,6 +150,7 @@ def composite(
             "parts": tuple(parts),
             "Config": create_model(f"{name}_config", __base__=CompositeConfig, **fields),
             "optimisation": parts[0].optimisation,
+            "crops_alone": all(p.crops_alone for p in parts),
             "citation": "; ".join(dict.fromkeys(c for p in parts for c in p.citation.split("; "))),
         },
     )
@@ -172,8 +173,8 @@ def _cut(crops: CropBatch, size: tuple[int, ...]) -> CropBatch:
     low = [(n - s) // 2 for n, s in zip(images.shape[2:], size)]
     box = (slice(None), slice(None), *(slice(a, a + s) for a, s in zip(low, size)))
     images = images[box]
-    offset = torch.tensor(low, device=inside.device)[None, :, None]
-    limit = torch.tensor(size, device=inside.device)[None, :, None]
+    offset = torch.tensor(low).to(inside.device, non_blocking=True)[None, :, None]
+    limit = torch.tensor(size).to(inside.device, non_blocking=True)[None, :, None]
     inside = (inside - offset).clamp(min=0).minimum(limit)
     partner = None if crops.partner is None else _cut(crops.partner, size)
     return CropBatch(images, inside, crops.case, partner)

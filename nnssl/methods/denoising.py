@@ -43,6 +43,7 @@ class Denoising(Method):
         "Vincent et al. 2008, Extracting and composing robust features with denoising autoencoders, ICML; Tariq et al. "
         "2024, Self-supervised learning for chest computed tomography, J. Med. Imaging 11:064003"
     )
+    crops_alone: ClassVar[bool] = True
     config: DenoisingConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:

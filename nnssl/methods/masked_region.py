@@ -42,6 +42,7 @@ class MaskedRegion(Method):
         "Wald et al. 2025, Revisiting MAE pre-training for 3D medical image segmentation, CVPR; "
         "He et al. 2022, Masked autoencoders are scalable vision learners, CVPR"
     )
+    crops_alone: ClassVar[bool] = True
     config: MaskedRegionConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:

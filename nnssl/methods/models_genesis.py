@@ -43,6 +43,7 @@ class ModelsGenesis(Method):
         "Zhou et al. 2021, Models Genesis, Medical Image Analysis 67:101840; "
         "Zhou et al. 2019, Models Genesis: generic autodidactic models for 3D medical image analysis, MICCAI"
     )
+    crops_alone: ClassVar[bool] = True
     config: ModelsGenesisConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:

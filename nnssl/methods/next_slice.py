@@ -44,6 +44,7 @@ class NextSlice(Method):
     citation: ClassVar[str] = (
         "Tariq et al. 2024, Self-supervised learning for chest computed tomography, J. Med. Imaging 11:064003"
     )
+    crops_alone: ClassVar[bool] = True
     config: NextSliceConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
@@ -137,7 +138,8 @@ class NextSlice(Method):
         """Slices (B, C, S, *slice) and image mask (B, 1, *slice), augmented in the plane of the slice, all slices alike."""
         slices = crops.images.movedim(self.axis + 2, 2)
         across = [a for a in range(crops.inside.shape[1]) if a != self.axis]
-        inside = inside_box(crops.inside[:, across], self.slice_geometry.patch_size)
+        box = torch.stack([crops.inside[:, a] for a in across], dim=1)  # an index of numbers would wait for the device
+        inside = inside_box(box, self.slice_geometry.patch_size)
         if not self.training:
             return slices, inside
         c = self.config

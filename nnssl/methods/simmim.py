@@ -31,6 +31,7 @@ class SimMIM(Method):
     Config: ClassVar[type[MethodConfig]] = SimMIMConfig
     optimisation: ClassVar[Optimisation] = Optimisation(optimizer="adamw", lr=1e-3, weight_decay=0.05, clip=5.0)
     citation: ClassVar[str] = "Xie et al. 2022, SimMIM: a simple framework for masked image modeling, CVPR"
+    crops_alone: ClassVar[bool] = True
     config: SimMIMConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:

@@ -13,9 +13,10 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
+from nnssl.errors import NnsslError
 from nnssl.losses import block_statistics, masked_mse, normalise_blocks, restore_blocks
 from nnssl.methods.augmentation import augmented
 from nnssl.methods.base import CropBatch, Exported, Losses, MethodConfig, Optimisation, Views
@@ -29,6 +30,7 @@ from nnssl.networks import (
     decoder_features,
     drop_segmentation_layers,
     encode_sparse,
+    spread_voxels,
     total_stride,
 )
 from nnssl.networks.unet import decoder_width
@@ -51,6 +53,10 @@ class SparKConfig(MaskingConfig):
     light_width: int | None = Field(
         None, ge=8, description="channels of the light decoder at the deepest scale; default: half of the encoder's"
     )
+    light_stop: int = Field(
+        0, ge=0, description="scale at which the light decoder ends, 0 = full resolution; the head then predicts all "
+        "voxels below a position at once"
+    )  # fmt: skip
     target: Literal["block", "global"] = Field(
         "block",
         description="what to predict: each block normalised by its own mean and deviation, or the image as it is",
@@ -60,6 +66,14 @@ class SparKConfig(MaskingConfig):
         gt=0,
         description="smallest standard deviation of a block, in units of the normalised image (target=block)",
     )
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> SparKConfig:
+        if self.light_stop and self.decoder_type != "light":
+            raise ValueError(
+                f"light_stop={self.light_stop} goes with decoder_type=light; nnU-Net's own ends at full resolution"
+            )
+        return self
 
 
 class SparK(SparseEncoding):
@@ -73,6 +87,7 @@ class SparK(SparseEncoding):
         "Tian et al. 2023, Designing BERT for convolutional networks: sparse and hierarchical masked modeling, ICLR; "
         "Wald et al. 2025, Revisiting MAE pre-training for 3D medical image segmentation, CVPR"
     )
+    crops_alone: ClassVar[bool] = True
     config: SparKConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig) -> None:
@@ -91,11 +106,13 @@ class SparK(SparseEncoding):
             widths = [int(c) for c in encoder.output_channels]
             head_width = decoder_width(decoder)
         else:
-            self.decoder = LightDecoder(encoder, self.config.light_width)
+            _check_stop(encoder, self.config.light_stop)
+            self.decoder = LightDecoder(encoder, self.config.light_width, self.config.light_stop)
             widths = self.decoder.widths
             head_width = widths[0]
         self.densify = Densify(encoder, widths)
-        self.head = encoder.conv_op(head_width, channels, kernel_size=1)
+        self.below = total_stride(encoder, self.config.light_stop)
+        self.head = encoder.conv_op(head_width, channels * prod(self.below), kernel_size=1)
         nn.init.normal_(self.head.weight, std=HEAD_STD)
         nn.init.zeros_(self.head.bias)
 
@@ -131,7 +148,7 @@ class SparK(SparseEncoding):
         dense = self.densify.project(*encode_sparse(self.encoder, image, visible, self.executor))
         if self.config.decoder_type == "unet":
             return self.head(decoder_features(self.decoder, dense))
-        return self.head(self.decoder(dense))
+        return spread_voxels(self.head(self.decoder(dense)), self.below)
 
     def visible_blocks(self) -> int:
         """What `views` leaves visible."""
@@ -169,3 +186,12 @@ class SparK(SparseEncoding):
 
     def _statistics(self, views: Views) -> tuple[torch.Tensor, torch.Tensor]:
         return block_statistics(views["image"], views["inside"], self.block, self.config.std_floor)
+
+
+def _check_stop(encoder: Any, stop: int) -> None:
+    """Refuse a scale that there is not, and the deepest: without a convolution nothing reaches the hidden positions."""
+    last = len(encoder.output_channels) - 2
+    if stop > last:
+        raise NnsslError(
+            f"light_stop={stop}: the decoder can end at the scales 0 to {last}, 0 being the full resolution"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,7 @@ class ViewClassification(Method):
         classes: how many ways of changing a crop there are; number 0 leaves it as it is.
     """
 
+    crops_alone: ClassVar[bool] = True
     config: ViewClassificationConfig
 
     def __init__(self, unet: nn.Module, geometry: Geometry, channels: int, config: MethodConfig, classes: int) -> None:

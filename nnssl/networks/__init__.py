@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnssl.networks.checkpointing import checkpoint_stages
 from nnssl.networks.dense_masked import DenseMasked
 from nnssl.networks.densify import Densify
 from nnssl.networks.executor import Executor, ExecutorMaker
@@ -9,6 +10,7 @@ from nnssl.networks.light_decoder import LightDecoder
 from nnssl.networks.pooled import PooledEncoder, Pooling, pool
 from nnssl.networks.reconstruction import ReconstructionUNet
 from nnssl.networks.sparse import check_grid, check_supported, encode_sparse, encode_visible
+from nnssl.networks.sub_voxel import spread_voxels
 from nnssl.networks.tile_sparse import TileSparse
 from nnssl.networks.timm_unet import TimmEncoder, TimmUNet
 from nnssl.networks.unet import build_unet, decoder_features, drop_segmentation_layers, total_stride
@@ -30,10 +32,12 @@ __all__ = [
     "build_unet",
     "check_grid",
     "check_supported",
+    "checkpoint_stages",
     "decoder_features",
     "drop_segmentation_layers",
     "encode_sparse",
     "encode_visible",
     "pool",
+    "spread_voxels",
     "total_stride",
 ]

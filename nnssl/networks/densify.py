@@ -20,23 +20,26 @@ class Densify(nn.Module):
 
     Args:
         encoder: the plans' encoder, for its widths, kernels and kind of norm; it is not kept.
-        widths: channels that the decoder wants per scale, highest resolution first.
+        widths: channels that the decoder wants per scale, highest resolution first. Fewer than the encoder has scales:
+            those of highest resolution are left out.
     """
 
     def __init__(self, encoder: nn.Module, widths: Sequence[int]) -> None:
         super().__init__()
         plan: Any = encoder
-        kernels = _kernels(plan)
+        self.scales = len(widths)
+        channels = plan.output_channels[-self.scales :]
+        kernels = _kernels(plan)[-self.scales :]
         kernels[-1] = [1] * len(kernels[-1])
         norm_kwargs = plan.norm_op_kwargs or {}
         self.norms = nn.ModuleList(
-            nn.Identity() if plan.norm_op is None else plan.norm_op(c, **norm_kwargs) for c in plan.output_channels
+            nn.Identity() if plan.norm_op is None else plan.norm_op(c, **norm_kwargs) for c in channels
         )
         # One number per channel, hence one dimension: no weight decay.
-        self.tokens = nn.ParameterList(nn.Parameter(torch.empty(c)) for c in plan.output_channels)
+        self.tokens = nn.ParameterList(nn.Parameter(torch.empty(c)) for c in channels)
         self.projections = nn.ModuleList(
             plan.conv_op(c, width, kernel, padding=[(k - 1) // 2 for k in kernel])
-            for c, width, kernel in zip(plan.output_channels, widths, kernels)
+            for c, width, kernel in zip(channels, widths, kernels)
         )
         self.apply(InitWeights_He(1e-2))
         for token in self.tokens:
@@ -50,14 +53,14 @@ class Densify(nn.Module):
             visible: (B, 1, *grid) bool, True = visible.
 
         Returns:
-            (B, widths[s], *spatial_s) per scale.
+            (B, widths[s], *spatial_s) per scale that the decoder wants.
         """
         return self.project(DenseMasked(visible, features[0].shape[2:]), features)
 
     def project(self, ops: Executor, features: Sequence[Features]) -> list[torch.Tensor]:
         """The same for features that are still an executor's own: the norm, too, is computed at visible positions only."""
         dense = []
-        for x, norm, token, project in zip(features, self.norms, self.tokens, self.projections):
+        for x, norm, token, project in zip(features[-self.scales :], self.norms, self.tokens, self.projections):
             if not isinstance(norm, nn.Identity):
                 x = ops.norm(x, norm)
             dense.append(project(ops.leave(x, token)))

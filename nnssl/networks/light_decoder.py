@@ -25,29 +25,31 @@ class LightDecoder(nn.Module):
     Args:
         encoder: the plans' encoder, for its strides, kernels, kind of norm and non-linearity; it is not kept.
         width: channels at the deepest scale; default: half of the encoder's (SparK: 768 for a ResNet-50's 2048).
+        stop: scale at which it ends, 0 = full resolution. Scales of higher resolution are left out.
 
     Attributes:
-        widths: channels per scale, highest resolution first, which the skips must have too.
+        widths: channels per scale from `stop` on, highest resolution first, which the skips must have too.
     """
 
-    def __init__(self, encoder: nn.Module, width: int | None = None) -> None:
+    def __init__(self, encoder: nn.Module, width: int | None = None, stop: int = 0) -> None:
         super().__init__()
         plan: Any = encoder
         scales = len(plan.output_channels)
         deepest = int(plan.output_channels[-1]) // 2 if width is None else width
         floor = min(deepest, NARROWEST)
-        self.widths = [max(deepest >> (scales - 1 - s), floor) for s in range(scales)]
+        widths = [max(deepest >> (scales - 1 - s), floor) for s in range(scales)]
+        self.widths = widths[stop:]
         upsample = get_matching_convtransp(plan.conv_op)
         ups, stages = [], []
-        for s in reversed(range(scales - 1)):
+        for s in reversed(range(stop, scales - 1)):
             stride = list(plan.strides[s + 1])
-            ups.append(upsample(self.widths[s + 1], self.widths[s], stride, stride, bias=plan.conv_bias))
+            ups.append(upsample(widths[s + 1], widths[s], stride, stride, bias=plan.conv_bias))
             stages.append(
                 StackedConvBlocks(
                     num_convs=2,
                     conv_op=plan.conv_op,
-                    input_channels=self.widths[s],
-                    output_channels=self.widths[s],
+                    input_channels=widths[s],
+                    output_channels=widths[s],
                     kernel_size=plan.kernel_sizes[s],
                     initial_stride=1,
                     conv_bias=plan.conv_bias,
@@ -62,7 +64,7 @@ class LightDecoder(nn.Module):
         self.apply(InitWeights_He(1e-2))
 
     def forward(self, skips: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Densified scales (B, widths[s], *spatial_s), highest resolution first, to (B, widths[0], *spatial)."""
+        """Densified scales from `stop` on (B, widths[s], *spatial_s), highest resolution first, to the first one's size."""
         x = skips[-1]
         for up, stage, skip in zip(self.ups, self.stages, reversed(skips[:-1])):
             x = stage(up(x) + skip)

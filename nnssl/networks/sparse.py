@@ -13,6 +13,7 @@ an argument, so the same encoder may run twice with different masks, within grad
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.networks import timm_sparse
+from nnssl.networks.checkpointing import run_stage
 from nnssl.networks.executor import Executor, ExecutorMaker, Features
 from nnssl.networks.timm_unet import TimmEncoder
 from nnssl.networks.unet import total_stride
@@ -80,7 +82,7 @@ def encode_sparse(
         features = walk.run(stem, features)
     maps = []
     for stage in encoder.stages:  # type: ignore[union-attr]
-        features = walk.run(stage, features)
+        features = run_stage(stage, partial(walk.run, stage), features)
         maps.append(features)
     return ops, maps
 

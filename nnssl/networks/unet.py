@@ -56,9 +56,10 @@ def build_unet(
     return network
 
 
-def total_stride(encoder: nn.Module) -> tuple[int, ...]:
-    """Product of an encoder's strides per axis: the voxels of input behind one position of its deepest stage."""
+def total_stride(encoder: nn.Module, scale: int = -1) -> tuple[int, ...]:
+    """Product of an encoder's strides per axis: the voxels of input behind one position of a scale, or of the deepest."""
     strides = [list(s) for s in encoder.strides]  # type: ignore[union-attr]
+    strides = strides[: scale % len(strides) + 1]
     return tuple(prod(axis) for axis in zip(*strides))
 
 

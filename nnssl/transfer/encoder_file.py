@@ -146,6 +146,7 @@ def encoder_of(content: Mapping[str, Any], where: str) -> EncoderFile:
     missing = [k for k in (TENSORS, "nnssl_adaptation_plan", "provenance") if k not in content]
     if missing:
         raise NnsslError(f"{where} is not an encoder file ({', '.join(missing)} missing): give the run's encoder.pth")
+    _check_types(content, where)
     if content.get("nnssl_format", 0) > FORMAT:
         raise NnsslError(
             f"{where} has format {content['nnssl_format']}, this version reads up to {FORMAT}: update nnssl"
@@ -155,6 +156,19 @@ def encoder_of(content: Mapping[str, Any], where: str) -> EncoderFile:
     return EncoderFile(
         weights, content["nnssl_adaptation_plan"], content["provenance"], list(content.get("citations", []))
     )
+
+
+def _check_types(content: Mapping[str, Any], where: str) -> None:
+    """Every part is what it should be; what is in the parts is the readers' business."""
+    kinds: dict[str, Any] = {"nnssl_adaptation_plan": Mapping, "provenance": Mapping, TENSORS: Mapping}
+    optional: dict[str, Any] = {"citations": (list, tuple), "nnssl_format": int}
+    kinds |= {key: kind for key, kind in optional.items() if key in content}
+    for key, kind in kinds.items():
+        if not isinstance(content[key], kind):
+            raise NnsslError(f"{where} is damaged: {key} is a {type(content[key]).__name__}")
+    wrong = [k for k, v in content[TENSORS].items() if not isinstance(v, torch.Tensor)]
+    if wrong:
+        raise NnsslError(f"{where} is damaged: {str(wrong[0])[:80]} is no tensor")
 
 
 def check_aliases(weights: Mapping[str, torch.Tensor], where: str) -> None:

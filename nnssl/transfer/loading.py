@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,28 @@ from nnssl.errors import MissingError, NnsslError
 from nnssl.transfer import safetensors_files, torch_files
 
 TENSORS = "network_weights"
+SURPRISES = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError)
+
+
+@contextmanager
+def no_surprise(where: str) -> Iterator[None]:
+    """Errors of a damaged, foreign or edited file as one line: what it lacks shows only where it is used.
+
+    Args:
+        where: the file.
+
+    Raises:
+        NnsslError: instead of what else went wrong.
+    """
+    try:
+        yield
+    except NnsslError:
+        raise
+    except SURPRISES as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise NnsslError(
+            f"{where} is damaged or edited: it does not hold what files of its kind hold ({what})"
+        ) from error
 
 
 def load_content(path: Path | str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnssl.errors import MissingError, NnsslError
-from nnssl.transfer.loading import load_content
+from nnssl.transfer.loading import load_content, no_surprise
 from nnssl.transfer.readers import backbone, hub, nnunet, openmind, ours, plain
 from nnssl.transfer.source import Weights
 
@@ -54,6 +54,11 @@ def interpret(content: Mapping[str, Any], where: str, key_prefix: str | None = N
         where: the file, for errors.
         key_prefix: see `read_weights`.
     """
+    with no_surprise(where):
+        return _interpret(content, where, key_prefix)
+
+
+def _interpret(content: Mapping[str, Any], where: str, key_prefix: str | None) -> Weights:
     for reader in (ours, openmind):
         if reader.recognises(content):
             if key_prefix:

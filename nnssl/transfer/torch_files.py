@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,10 +24,36 @@ _NUMPY: list[Any] = [
 """NumPy numbers, which nnU-Net's checkpoints hold in their log, under the names of NumPy 1 and 2."""
 
 
-def save(content: dict[str, Any], path: Path | str) -> None:
-    """Write a torch file, complete or not at all."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+def save(content: dict[str, Any], path: Path | str, make_folder: bool = True) -> None:
+    """Write a torch file, complete or not at all.
+
+    Raises:
+        RuntimeError, OSError: the disk; `nnssl.disk.disk_error` finds out.
+    """
+    with atomic_path(path, make_folder) as temporary, temporary.open("wb") as file:
+        write(content, file)
+
+
+def write(content: dict[str, Any], file: BinaryIO) -> None:
+    """Put a torch file's bytes into an open file: then the disk's own error stands behind torch's, a path hides it."""
+    torch.save(content, file)
+
+
+def verify(path: Path | str) -> None:
+    """Read a torch file's every byte back and compare it with the checksums inside, which torch itself does not.
+
+    Raises:
+        NnsslError: it is not whole.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, struct.error) as error:
+        raise NnsslError(f"{path} is damaged ({' '.join(str(error).split())[:120] or 'it ends too early'})") from error
+    except RuntimeError as error:  # a flipped bit in a header says "encrypted"
+        raise NnsslError(f"{path} is damaged ({' '.join(str(error).split())[:120]})") from error
+    if wrong is not None:
+        raise NnsslError(f"{path} is damaged (checksum of {wrong})")
 
 
 def load(path: Path | str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nnssl.errors import NnsslError
 from nnssl.transfer.adapt.keys import first_name, is_second_name
 from nnssl.transfer.architecture import check_names, contradiction
 from nnssl.transfer.digests import changed
-from nnssl.transfer.loading import TENSORS, load_content
+from nnssl.transfer.loading import TENSORS, load_content, no_surprise
 from nnssl.transfer.readers import ours
 from nnssl.transfer.reading import interpret
 
@@ -41,6 +41,11 @@ def verify_file(path: Path | str, names: Collection[str] = ()) -> list[str]:
         NnsslError: a check failed, all failures in its text; or the file cannot be read.
     """
     content = load_content(path)
+    with no_surprise(str(path)):
+        return _verified(content, path, names)
+
+
+def _verified(content: Mapping[str, Any], path: Path | str, names: Collection[str]) -> list[str]:
     lines = ["read without running code; every tensor is as large as its bytes"]
     wrong: list[str] = []
     found = list(_private(content, names))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from nnssl.errors import NnsslError
+from nnssl.evaluate.classify import frozen
 from nnssl.evaluate.classify.augment import augment
 from nnssl.evaluate.classify.data import Data, known_plans
 from nnssl.evaluate.classify.images import common_size, slices_of
@@ -16,7 +19,7 @@ from nnssl.evaluate.classify.images import fit as fit_size
 from nnssl.evaluate.classify.model import Model, read_model, write_model
 from nnssl.evaluate.classify.recipe import Recipe, make_recipe
 from nnssl.evaluate.classify.run import cross_validate, fit
-from nnssl.evaluate.classify.scores import all_scores
+from nnssl.evaluate.classify.scores import all_scores, write_results
 from nnssl.evaluate.classify.settings import ClassifySettings
 from nnssl.evaluate.features import Extractor, make_extractor
 from nnssl.views import Geometry
@@ -91,6 +94,28 @@ def test_a_file_that_is_no_classifier(pretraining: Path, tmp_path: Path) -> None
     torch.save(content, tmp_path / "y.pth")
     with pytest.raises(NnsslError, match="refused"):
         read_model(tmp_path / "y.pth")
+
+
+def test_neighbours_with_one_large_patient(pretraining: Path) -> None:
+    """Inner folds are uneven: more neighbours than a fold has rows must not be tried."""
+    rng = np.random.default_rng(0)
+    values = np.array(["a", "b"] * 30)
+    groups = ["large"] * 44 + [f"p{i}" for i in range(16)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays = frozen.fit("knn", "classes", rng.normal(size=(60, 4)), values, groups, 0)
+    assert arrays["neighbours"] < 16
+
+
+def test_undefined_scores_are_null(tmp_path: Path) -> None:
+    known = np.array(["a", "b"])
+    values = np.array(["a", "a", "a", "a"])
+    answers = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    write_results(tmp_path, list("wxyz"), list("wxyz"), values, answers, "classes", known, {})
+    text = (tmp_path / "scores.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["scores"]["auc"] is None
+    assert json.loads(text)["scores"]["accuracy"] == 0.75
 
 
 def test_noise_is_chance(pretraining: Path) -> None:

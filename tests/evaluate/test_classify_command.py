@@ -141,7 +141,7 @@ def test_a_table_and_new_cases(
         ({"train_labels": np.zeros((50, 1))}, "40 train_images and 50 train_labels"),
         ({"train_images": np.zeros((40, 28))}, r"are known"),
         ({"train_images": np.zeros((0, 28, 28)), "train_labels": np.zeros((0, 1))}, "is empty"),
-        ({"train_images": np.array([{}] * 40)}, "without pickle"),
+        ({"train_images": np.array([{}] * 40)}, "holds Python objects"),
         ({"train_labels": np.full((40, 1), np.nan)}, "NaN"),
     ],
 )

@@ -213,6 +213,27 @@ def test_a_table_by_patient_with_its_fold_held_out(target: Path, tmp_path: Path)
     assert list(content["inits"]) == ["random"]
 
 
+def test_a_changed_table_is_another_study(target: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """Draws of a quantity may stay the same while its values change: cells of both could not be compared."""
+    names = sorted(p.name.removesuffix(".nii.gz") for p in (target / "gt_segmentations").iterdir())
+    write_json([{"train": names[:4], "val": names[4:]}], target / "splits_final.json")
+    file, table, folder = tmp_path / "s.yaml", tmp_path / "t.csv", tmp_path / "s"
+    run = ("run", str(file), "-o", str(folder), "-device", "cpu")
+    table.write_text("case,y\n" + "".join(f"{n},{i}\n" for i, n in enumerate(names)))
+    assert (
+        init(file, "--labels", str(table), "--target", "y:regression", "-m", "knn", "--counts", "2", "--seeds", "1")
+        == 0
+    )
+    assert run_command("study", *run) == 0
+    before = (folder / "study.json").read_text()
+    assert run_command("study", *run) == 0
+    table.write_text("case,y\n" + "".join(f"{n},{i + 1}\n" for i, n in enumerate(names)))
+    capfd.readouterr()
+    assert run_command("study", *run) == 2
+    assert "other labels" in capfd.readouterr().err
+    assert json.loads(before)["labels_sha256"] == json.loads((folder / "study.json").read_text())["labels_sha256"]
+
+
 def test_what_init_and_run_refuse(target: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     file, images = tmp_path / "s.yaml", str(npz(tmp_path / "x.npz"))
 

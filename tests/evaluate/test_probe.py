@@ -9,7 +9,7 @@ import pytest
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.labels import TargetColumn, join_twins, read_target
-from nnssl.evaluate.probe.answers import out_of_fold, outer_splits
+from nnssl.evaluate.probe.answers import inner_splits, out_of_fold, outer_splits
 from nnssl.evaluate.probe.run import Finding, GroupScores, _per_group, probe_target, sentence, table, write_findings
 from nnssl.evaluate.probe.scores import Scored, score, shuffled
 
@@ -193,3 +193,24 @@ def test_too_few_patients() -> None:
         outer_splits(y, [f"g{i // 2}" for i in range(40)], "classes", 0)
     with pytest.raises(NnsslError, match="4 patients are too few"):
         outer_splits(np.arange(8.0), [f"g{i // 2}" for i in range(8)], "regression", 0)
+
+
+def test_many_features_that_say_nothing_answer_the_mean() -> None:
+    """Hundreds of noise features on few rows must be shrunk to nothing, not fitted: R^2 near 0 and not far below."""
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=80) * 20 + 100
+    found = out_of_fold(rng.normal(size=(80, 500)), values, GROUPS, "regression", 0)
+    assert score("r2", values, found, np.unique(values)) > -0.15
+
+
+def test_inner_folds_keep_every_class_in_training() -> None:
+    values = np.array(["a"] * 20 + ["b"] * 2)
+    groups = [f"p{i}" for i in range(22)]
+    for kept in (
+        inner_splits(values, groups, "classes"),
+        inner_splits(values, [*groups[:20], "p20", "p20"], "classes"),
+    ):
+        assert all(set(values[train]) == {"a", "b"} for train, _ in kept)
+    assert len(inner_splits(values, groups, "classes")) == 2  # as many as the rare class has patients
+    assert inner_splits(values, [*groups[:20], "p20", "p20"], "classes") == []
+    assert len(inner_splits(np.arange(22.0), groups, "regression")) == 3

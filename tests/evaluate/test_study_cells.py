@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nnssl.evaluate.study import cells
+from nnssl.data import claims
 from nnssl.evaluate.study.cells import Cell, claim, grid, state_of, write_record
 from nnssl.evaluate.study.spec import parse_study
 
@@ -60,33 +60,33 @@ def test_a_lock_of_another_machine_holds_until_it_is_stale(tmp_path: Path) -> No
     lock.write_text("elsewhere 1\n")
     with claim(tmp_path) as mine:
         assert not mine
-    old = time.time() - cells.DEAD_AFTER_SECONDS - 1
+    old = time.time() - claims.DEAD_AFTER_SECONDS - 1
     os.utime(lock, (old, old))
     with claim(tmp_path) as mine:
         assert mine
 
 
-def _take(folder: str, queue: Any) -> None:
+def _take(folder: str, queue: Any, leave: Any) -> None:
     with claim(Path(folder)) as mine:
-        queue.put(mine)
-        if mine:
-            time.sleep(1.5)
+        queue.put(bool(mine))
+        leave.wait(60)
 
 
 def test_of_many_processes_one_gets_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    processes = [context.Process(target=_take, args=(str(tmp_path), queue)) for _ in range(8)]
+    queue, leave = context.Queue(), context.Event()
+    processes = [context.Process(target=_take, args=(str(tmp_path), queue, leave)) for _ in range(8)]
     for process in processes:
         process.start()
-    got = [queue.get(timeout=20) for _ in processes]
+    got = [queue.get(timeout=60) for _ in processes]
+    leave.set()
     for process in processes:
         process.join()
     assert sum(got) == 1
 
 
 def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     with claim(tmp_path):
         before = (tmp_path / "lock").stat().st_mtime_ns
         time.sleep(0.4)

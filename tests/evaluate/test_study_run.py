@@ -53,6 +53,13 @@ def test_a_study_from_init_to_report(target: Path, tmp_path: Path, capfd: pytest
     file = init(tmp_path, "--init", f"mask={run / 'encoder.pth'}", "--overwrite", "--stock")
     assert first == file
     content = shorten(file, counts=[1], seeds=[0, 1])
+    for seed in (0, 1):  # a pretraining of its own for each draw
+        shutil.copy(run / "encoder.pth", run / f"encoder_{seed}.pth")
+    of_seed = {
+        **content["inits"]["mask"],
+        "init": content["inits"]["mask"]["init"].replace("encoder.pth", "encoder_{seed}.pth"),
+    }
+    shorten(file, inits={**content["inits"], "mask": of_seed})
     assert list(content["inits"]) == ["scratch", "nnunet", "mask"]
     assert content["inits"]["mask"]["init"].startswith("$nnUNet_results/Dataset901"), "the same on every machine"
     folder = tmp_path / "study"
@@ -70,6 +77,10 @@ def test_a_study_from_init_to_report(target: Path, tmp_path: Path, capfd: pytest
     tested = list(csv.DictReader((cell / "test.csv").open()))
     assert {r["case"] for r in tested} == set(content["test"])
     assert json.loads((cell / "load_report.json").read_text())["encoder_coverage"] == 1
+    facts = json.loads((folder / "study.json").read_text())["inits"]["mask"]
+    assert set(facts["sha256_per_seed"]) == {"0", "1"}
+    log = next((folder / "nnUNet_results").glob("*/*_mask_n1_seed1_*/fold_0/training_log*.txt")).read_text()
+    assert "encoder_1.pth" in log
     draws = json.loads((folder / "draws.json").read_text())
     assert set(draws["0"]["1"]) <= set(content["training"])
 
@@ -80,6 +91,11 @@ def test_a_study_from_init_to_report(target: Path, tmp_path: Path, capfd: pytest
     shorten(file, steps=8)
     assert run_command("study", "run", str(file), "-o", str(folder), "-device", "cpu") == 2
     assert "another 'steps'" in capfd.readouterr().err
+    shorten(file, steps=4)
+    with (run / "encoder_1.pth").open("ab") as other:
+        other.write(b"changed")  # behind a zip's end: still readable, no longer the same bytes
+    assert run_command("study", "run", str(file), "-o", str(folder), "-device", "cpu") == 2
+    assert "other weights of initialisation 'mask'" in capfd.readouterr().err
 
     assert run_command("study", "report", str(folder)) == 0
     page = (folder / "report.html").read_text()

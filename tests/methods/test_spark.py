@@ -40,7 +40,27 @@ def test_every_parameter_gets_a_gradient(shape: Shape, decoder_type: str) -> Non
     assert not [n for n, p in method.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
 
 
-@pytest.mark.parametrize("options", [{}, {"decoder_type": "light"}, {"target": "global"}])
+@every_shape
+def test_a_decoder_that_ends_early(shape: Shape) -> None:
+    method = make(shape, decoder_type="light", light_stop=1)
+    views = method.views(make_crops(method), seeded())
+    assert method(views).total.item() == pytest.approx(1.0, abs=0.05)
+    liven(method)
+    method(views).total.backward()
+    assert not [n for n, p in method.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
+    assert method.reconstruct(views["image"], views["visible"]).shape == views["image"].shape
+
+
+def test_where_the_light_decoder_cannot_end() -> None:
+    with pytest.raises(NnsslError, match="can end at the scales 0 to 1"):
+        make(decoder_type="light", light_stop=2)
+    with pytest.raises(ValueError, match="goes with decoder_type=light"):
+        make(light_stop=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"decoder_type": "light"}, {"decoder_type": "light", "light_stop": 1}, {"target": "global"}]
+)
 def test_overfits_one_batch(options: dict) -> None:
     method = make(p_flip=0, p_rotation=0, p_scaling=0, **options)
     batch = make_crops(method, batch=2)

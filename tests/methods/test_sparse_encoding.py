@@ -35,6 +35,13 @@ def test_loss_and_every_gradient_are_those_of_the_reference(shape: Shape, decode
         torch.testing.assert_close(tiles, dense, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_with_a_decoder_that_ends_early(shape: Shape) -> None:
+    options = {"decoder_type": "light", "light_stop": 1, "mask_ratio": 0.75}
+    for dense, tiles in zip(*(answer(e, shape, **options) for e in ("dense", "tiles"))):
+        torch.testing.assert_close(tiles, dense, rtol=1e-7, atol=1e-10)
+
+
 @pytest.mark.parametrize("block", [[8, 8], [4, 8], [24, 4]])
 def test_with_larger_blocks(block: list[int]) -> None:
     for dense, tiles in zip(*(answer(e, SHAPES["2d"], block=block) for e in ("dense", "tiles"))):

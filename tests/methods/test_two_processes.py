@@ -1,4 +1,4 @@
-"""Two gloo processes with three crops and one are one process with four: same loss, same gradient, same state."""
+"""Two gloo processes with three crops and one are one process with four: same loss, terms, gradient and state."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def prepared(name: str) -> tuple[Method, dict[str, torch.Tensor]]:
 
 
 def outcome(method: Method, network: torch.nn.Module, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Loss, gradients and the state after the method's own update."""
-    total = network(views).total
+    """Loss, terms for the log, gradients and the state after the method's own update."""
+    losses = network(views)
+    total = losses.total
     total.backward()
+    terms = {f"term {k}": v.detach().clone() for k, v in losses.terms.items()}
     gradients = {f"gradient {k}": p.grad for k, p in method.named_parameters() if p.requires_grad}
     method.after_step(0.5)
     state = {f"state {k}": v.clone() for k, v in method.state_dict().items()}
-    return {"loss": total.detach(), **gradients, **state}  # type: ignore[dict-item]
+    return {"loss": total.detach(), **terms, **gradients, **state}  # type: ignore[dict-item]
 
 
 def one_process(rank: int, port: int, folder: str) -> None:
@@ -67,10 +69,13 @@ def test_two_processes_are_one_big_batch(name: str, spread: Path) -> None:
     expected = outcome(method, method, views)
     parts = [torch.load(spread / f"{name}_{rank}.pth") for rank in range(2)]
     assert torch.allclose((parts[0]["loss"] + parts[1]["loss"]) / 2, expected["loss"], rtol=1e-5, atol=1e-6)
+    for key in [k for k in expected if k.startswith("term")]:
+        mean = (parts[0][key] + parts[1][key]) / 2  # as the trainer averages over processes
+        assert torch.allclose(mean, expected[key], rtol=1e-4, atol=1e-5), key
     scale = max(float(v.abs().max()) for k, v in expected.items() if k.startswith("gradient"))
     assert scale > 1e-6, "a gradient of zero would agree with anything"
     for key, wanted in expected.items():
-        for part in parts if key != "loss" else []:
+        for part in parts if key != "loss" and not key.startswith("term") else []:
             if key.startswith("gradient"):
                 assert torch.allclose(part[key], wanted, rtol=1e-3, atol=1e-4 * scale), key
             elif wanted.is_floating_point():

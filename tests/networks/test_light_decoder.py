@@ -40,6 +40,17 @@ def test_full_resolution_comes_out_and_every_scale_goes_in(shape: Shape) -> None
     assert all(p.grad is not None for p in decoder.parameters())
 
 
+@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_it_may_end_at_a_coarser_scale(shape: Shape, stop: int) -> None:
+    whole, sizes = make(shape)
+    encoder = build_unet(architecture(shape), shape.channels, 1).encoder
+    decoder = LightDecoder(encoder, stop=stop)
+    assert decoder.widths == whole.widths[stop:], "widths belong to scales, wherever it ends"
+    given = skips(decoder, sizes[stop:])
+    assert decoder(given).shape == (2, decoder.widths[0], *sizes[stop])
+
+
 def test_it_is_lighter_than_nnunets() -> None:
     shape = SHAPES["3d"]
     decoder, _ = make(shape)

@@ -122,5 +122,5 @@ def test_an_unchanged_dataset_is_not_fingerprinted_again(
 ) -> None:
     import nnssl.planners.fingerprint as module
 
-    monkeypatch.setattr(module, "run_cases", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(module, "run_claimed_cases", lambda *_: pytest.fail("computed again"))
     assert set(extract_fingerprint("Dataset902_Pool", 1)["nnssl"]["cases"]) == {f"case_{i:03d}" for i in range(5)}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnssl.trainers.finetune_head import fit_heads
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -115,3 +116,28 @@ def test_without_deep_supervision_only_the_finest_layer_changes() -> None:
         b["target"] = b["target"][0]
     assert len(fit_heads(unet, batches, torch.device("cpu"), regions=False, ignore=None)) == 1
     assert torch.equal(unet.decoder.seg_layers[0].weight, before)
+
+
+def test_in_a_real_unet_of_slices() -> None:
+    """nnU-Net's 2D network: each layer gets its own resolution's features, the answer is better than a random layer's."""
+    torch.manual_seed(0)
+    unet = PlainConvUNet(
+        1, 3, [8, 16, 32], nn.Conv2d, 3, [1, 2, 2], [1, 1, 1], 3, [1, 1], True, nn.InstanceNorm2d, {"affine": True},
+        None, None, nn.LeakyReLU, {"inplace": True}, True,
+    )  # fmt: skip
+    batches = []
+    for seed in range(4):
+        x = F.avg_pool2d(torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(seed)), 5, 1, 2) * 5
+        label = (x > 0.8).float() + (x > 2).float()
+        batches.append({"data": x, "target": [label, label[..., ::2, ::2]]})
+    kept = {k: v.clone() for k, v in unet.state_dict().items() if "seg_layers" not in k}
+    with torch.no_grad():
+        first, second = unet(batches[3]["data"])
+    before = [_dice(y, t, 1) for y, t in zip((first, second), batches[3]["target"])]
+    fits = fit_heads(unet, batches[:3], torch.device("cpu"), regions=False, ignore=None)
+    with torch.no_grad():
+        fine, coarse = unet(batches[3]["data"])
+    assert len(fits) == 2
+    assert _dice(fine, batches[3]["target"][0], 1) > max(0.6, before[0] + 0.2)
+    assert _dice(coarse, batches[3]["target"][1], 1) > before[1] + 0.1  # features of a random network, at half size
+    assert all(torch.equal(v, unet.state_dict()[k]) for k, v in kept.items())

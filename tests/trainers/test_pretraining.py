@@ -210,4 +210,4 @@ def test_non_finite_loss_stops_with_advice(
         MaskedRegion, "forward", lambda self, views: Losses(forward(self, views).total * float("nan"), {})
     )
     assert run_command("pretrain", *QUICK, "--epochs", "2") == 2
-    assert "lower the learning rate" in capsys.readouterr().err
+    assert "start again with a lower --lr" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from nnssl.evaluate.features import RANDOM, Extractor, extractor_for
 from nnssl.transfer import Target, Weights
 from nnssl.transfer.architecture import check_names
 from nnssl.transfer.reading import read_weights
+
+log = logging.getLogger(__name__)
 
 CONFIGURATION = "encoder"
 RESAMPLING = "resample_data_or_seg_to_shape"
@@ -27,6 +30,10 @@ def own_plans(weights: Weights, where: str) -> tuple[dict[str, Any], dict[str, A
     if weights.architecture is None or not known.patch_size or not known.normalization:
         raise NnsslError(f"{where} does not say what network and images it is for: give plans with -d, -p and -c")
     check_names(weights.architecture, where)
+    if not known.spacing:
+        log.warning(
+            "%s does not say what voxel size it is for: images are taken at 1 mm; plans (-d, -p, -c) say more", where
+        )
     names = known.channel_names or tuple(f"channel{c}" for c in range(weights.channels))
     data = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     configuration = {

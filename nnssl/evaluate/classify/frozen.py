@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedGroupKFold
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
@@ -17,9 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.labels import Kind
-from nnssl.evaluate.probe.answers import penalties
+from nnssl.evaluate.probe.answers import inner_splits, penalties
 
-INNER_FOLDS = 3
 TEMPERATURE = 0.07
 """Of the vote of neighbours, as in Wu et al. 2018 (CVPR) and DINO."""
 Arrays = dict[str, Any]
@@ -40,15 +39,15 @@ def fit(method: str, kind: Kind, features: np.ndarray, values: np.ndarray, group
         Arrays and plain values that `answers` understands.
     """
     features = np.asarray(features, np.float64)
-    model, grid = _model(method, kind, seed, features.shape)
-    splits = min(INNER_FOLDS, smallest_group(values, groups, kind))
+    inner = inner_splits(values, groups, kind)
+    rows = min((len(train) for train, _ in inner), default=len(features))
+    model, grid = _model(method, kind, seed, (rows, features.shape[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # at the weakest penalty, which is then not chosen
-        if splits > 1:
-            inner: Any = StratifiedGroupKFold(splits) if kind == "classes" else GroupKFold(splits)
+        if inner:
             scoring = "balanced_accuracy" if kind == "classes" else "neg_mean_squared_error"
             search = GridSearchCV(model, grid, cv=inner, scoring=scoring)
-            model = search.fit(features, values, groups=np.asarray(groups)).best_estimator_
+            model = search.fit(features, values).best_estimator_
         else:  # too few patients of a class to choose anything
             model.fit(features, values)
     scaler, last = model.named_steps["scale"], model.named_steps["model"]
@@ -97,14 +96,6 @@ def _count(known: np.ndarray | None) -> int:
     return 0 if known is None else len(known)
 
 
-def smallest_group(values: np.ndarray, groups: Sequence[str], kind: Kind) -> int:
-    """Patients of the rarest class; of a quantity all patients."""
-    names = np.asarray(groups)
-    if kind == "regression":
-        return len(np.unique(names))
-    return min(len(np.unique(names[values == v])) for v in np.unique(values))
-
-
 def _model(method: str, kind: Kind, seed: int, shape: tuple[int, ...]) -> tuple[Pipeline, dict[str, list[Any]]]:
     classes = kind == "classes"
     if method == "linear":
@@ -117,7 +108,7 @@ def _model(method: str, kind: Kind, seed: int, shape: tuple[int, ...]) -> tuple[
         grid = {"alpha": [1e-3, 1e-1, 10.0]}
     elif method == "knn":
         model = (KNeighborsClassifier if classes else KNeighborsRegressor)(metric="cosine", weights=_weights)
-        grid = {"n_neighbors": sorted({k for k in (1, 5, 15, 50, 200) if k < shape[0] / 2} or {1})}
+        grid = {"n_neighbors": sorted({k for k in (1, 5, 15, 50, 200) if k < shape[0]} or {1})}
         model.set_params(n_neighbors=grid["n_neighbors"][len(grid["n_neighbors"]) // 2])
     else:
         raise NnsslError(f"-m {method}: there are finetune, linear, mlp and knn")

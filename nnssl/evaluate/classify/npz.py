@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnssl.data.images import voxel_digest
 from nnssl.data.npz import SPLITS, as_volumes, is_colour
+from nnssl.data.npz_files import load_npz
 from nnssl.data.parallel import Failure
 from nnssl.data.spacing import crop_spacing
-from nnssl.errors import MissingError, NnsslError
+from nnssl.errors import NnsslError
 from nnssl.evaluate.classify.data import Labelled, Source
 from nnssl.evaluate.classify.recipe import Recipe, make_recipe
 
@@ -28,14 +28,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         NnsslError: missing, damaged, or none that can be read without pickle.
     """
-    if not path.is_file():
-        raise MissingError(f"{path} does not exist")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: np.asarray(file[key]) for key in file.files if key.endswith(("images", "labels"))}
-    except (ValueError, AttributeError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        # AttributeError, TypeError: a single array (.npy) has no names and is no context
-        raise NnsslError(f"{path} is no npz file that can be read without pickle") from error
+    return load_npz(path, lambda key: key.endswith(("images", "labels")))
 
 
 def read_npz(path: Path) -> Splits:

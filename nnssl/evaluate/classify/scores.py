@@ -57,6 +57,11 @@ def intervals(
     return {k: _middle(v[np.isfinite(v)]) for k, v in drawn.items()}
 
 
+def _known(value: float) -> float | None:
+    """JSON has no NaN: an undefined score, such as the AUC of one class, is null."""
+    return value if math.isfinite(value) else None
+
+
 def _middle(values: np.ndarray) -> tuple[float, float]:
     if len(values) == 0:
         return float("nan"), float("nan")
@@ -100,7 +105,11 @@ def write_results(
     classes = kind == "classes"
     write_predictions(folder / "predictions.csv", names, answers, kind, known, groups, values)
     found, around = all_scores(values, answers, kind, known), intervals(values, answers, groups, kind, known)
-    write_json({"scores": found, "intervals": around, **about}, folder / "scores.json")
+    table = {
+        "scores": {k: _known(v) for k, v in found.items()},
+        "intervals": {k: [_known(x) for x in v] for k, v in around.items()},
+    }
+    write_json({**table, **about}, folder / "scores.json")
     lines = ["| score | value | 95 % interval |", "|---|---|---|"]
     lines += [f"| {k} | {v:.3f} | {around[k][0]:.3f} to {around[k][1]:.3f} |" for k, v in found.items()]
     lines += [

@@ -16,7 +16,9 @@ from nnssl.evaluate.labels import Kind
 
 FOLDS, INNER_FOLDS = 5, 3
 STRENGTHS = tuple(float(s) for s in np.logspace(-4, 2, 5))
-"""Inverse penalties of the logistic regression; the ridge takes their inverses, times the number of features."""
+"""Inverse penalties of the logistic regression."""
+RIDGES = tuple(float(s) for s in np.logspace(-4, 4, 7))
+"""Penalties of the ridge per standardised feature; the strongest answers the mean, for features that say nothing."""
 
 
 def outer_splits(
@@ -56,7 +58,26 @@ def penalties(kind: Kind, features: int) -> dict[str, list[float]]:
     """What the inner cross-validation chooses from."""
     if kind == "classes":
         return {"logisticregression__C": list(STRENGTHS)}
-    return {"ridge__alpha": [features / s / 100 for s in STRENGTHS]}
+    return {"ridge__alpha": [features * r for r in RIDGES]}
+
+
+def inner_splits(
+    values: np.ndarray, groups: Sequence[str], kind: Kind, folds: int = INNER_FOLDS
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Folds by group for the choice of a penalty: as many as the rarest class has groups, at most `folds`.
+
+    A fold whose training part lacks a class is left out: a class of two patients may fall into one fold. Empty if
+    nothing can be chosen.
+    """
+    names = np.asarray(groups)
+    rarest = min(len(np.unique(names[values == v])) for v in np.unique(values)) if kind == "classes" else None
+    folds = min(folds, len(np.unique(names)) if rarest is None else rarest)
+    if folds < 2:
+        return []
+    inner: Any = StratifiedGroupKFold(folds) if kind == "classes" else GroupKFold(folds)
+    found = list(inner.split(np.zeros(len(values)), values, names))
+    known = len(np.unique(values))
+    return [(a, b) for a, b in found if len(b) and (kind != "classes" or len(np.unique(values[a])) == known)]
 
 
 def out_of_fold(x: np.ndarray, values: np.ndarray, groups: Sequence[str], kind: Kind, seed: int) -> np.ndarray:
@@ -76,10 +97,12 @@ def out_of_fold(x: np.ndarray, values: np.ndarray, groups: Sequence[str], kind: 
     known = np.unique(values)
     answers = np.zeros((len(values), len(known)) if kind == "classes" else len(values))
     for train, test in outer_splits(values, groups, kind, seed):
-        inner: Any = GroupKFold(INNER_FOLDS) if kind == "regression" else StratifiedGroupKFold(INNER_FOLDS)
+        inner = inner_splits(values[train], list(names[train]), kind)
+        if not inner:
+            raise NnsslError("a class has too few patients for an inner cross-validation: merge or leave it out")
         scoring = "balanced_accuracy" if kind == "classes" else "neg_mean_squared_error"
         search = GridSearchCV(model(kind, x.shape[1]), penalties(kind, x.shape[1]), cv=inner, scoring=scoring)
-        search.fit(x[train], values[train], groups=names[train])
+        search.fit(x[train], values[train])
         if kind == "classes":
             columns = np.searchsorted(known, search.classes_)
             answers[np.ix_(test, columns)] = search.predict_proba(x[test])

@@ -16,7 +16,7 @@ from nnssl.evaluate.metrics import METRICS
 from nnssl.evaluate.report.collect_classes import read_answers, scored
 from nnssl.evaluate.report.measures import SEGMENTATION, Measures, measures_of
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of
-from nnssl.evaluate.study.spec import StudyConfig, parse_study
+from nnssl.evaluate.study.spec import StudyConfig, recorded_study
 from nnssl.files import read_json
 
 
@@ -116,8 +116,7 @@ def read_results(folder: Path) -> Study:
     path = folder / "study.json"
     if not path.is_file():
         raise NnsslError(f"{folder} holds no study: give the folder that `nnssl_study run -o` wrote")
-    facts = read_json(path)
-    config = parse_study(facts["study"], str(path))
+    config, facts = recorded_study(path), read_json(path)
     cells = grid(config)
     states = {cell: state_of(cell.folder(folder)) for cell in cells}
     done = [cell for cell, state in states.items() if state == "done"]

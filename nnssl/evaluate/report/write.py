@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -142,14 +142,21 @@ def describe(study: Study, name: str) -> dict[str, str]:
     ]
     return {
         "name": name,
-        "weights": kinds.get(
-            facts.get("kind", ""), f"{facts.get('file_name', '')}, sha256 {facts.get('sha256', '')[:12]}"
-        ),
+        "weights": kinds.get(facts.get("kind", ""), _file_of(facts)),
         "pretraining": ", ".join(f"{k} {v}" for k, v in origin.items() if k in ("method", "steps", "seed", "cases")),
         "settings": ", ".join([trained, *(f"{k} {v}" for k, v in settings.items())]),
         "coverage": f"{100 * min(coverage):.0f} %" if coverage else "",
         "leakage": study.facts.get("leakage_check", {}).get(name, ""),
     }
+
+
+def _file_of(facts: Mapping[str, Any]) -> str:
+    """Which bytes; one pretraining for all draws is one sample, and the reader should see it."""
+    several = facts.get("sha256_per_seed", {})
+    if several:
+        shown = ", ".join(f"{seed}: {digest[:12]}" for seed, digest in several.items())
+        return f"{facts['file_name']}, a pretraining for each seed, sha256 {shown}"
+    return f"{facts.get('file_name', '')}, one pretraining, sha256 {facts.get('sha256', '')[:12]}"
 
 
 def markdown(study: Study, found: Sequence[Comparison], conclusion: Sequence[str]) -> str:

@@ -88,6 +88,7 @@ class StudyCell(nnUNetTrainer):
             write_json(report.as_dict(), self.cell.load_report)
         self.whole_cases = WholeCases(self, self.cell.validation)
         if self.current_epoch == 0:
+            self._seconds = getattr(self, "head_seconds", 0.0)  # a fit of the layers is part of the training
             self._write_point(0, None)
         else:
             self._seconds = _forget_later(Path(self.cell.curve), self.current_epoch * self.cell.evaluate_every)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nnssl.data import claims
+from nnssl.data.claims import Claim
 from nnssl.evaluate.study.spec import StudyConfig
 from nnssl.files import read_json, write_json
 
 State = Literal["waiting", "running", "done", "failed"]
-BEAT_SECONDS = 30
-DEAD_AFTER_SECONDS = 300
-"""A lock that was not renewed for so long belongs to a process that died, possibly on another machine."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ def state_of(folder: Path) -> State:
     known = record_of(folder).get("state", "waiting")
     if known in ("done", "failed"):
         return known
-    return "running" if _alive(folder / "lock") else "waiting"
+    return "running" if claims.is_claimed(folder / "lock") else "waiting"
 
 
 def write_record(folder: Path, **values: Any) -> None:
@@ -65,70 +60,8 @@ def write_record(folder: Path, **values: Any) -> None:
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[bool]:
-    """Take a cell for this process; yields False where another process has it.
-
-    The lock is a file that only one process can create, also on a network folder, and that its owner touches while it
-    works. A lock that went stale is taken over.
-    """
+def claim(folder: Path, on_loss: Callable[[], None] | None = None) -> Iterator[Claim]:
+    """Take a cell for this process; yields something false where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / "lock"
-    if not _take(lock):
-        yield False
-        return
-    over = threading.Event()
-    beat = threading.Thread(target=_beat, args=(lock, over), daemon=True)
-    beat.start()
-    try:
-        yield True
-    finally:
-        over.set()
-        beat.join()
-        lock.unlink(missing_ok=True)
-
-
-def _take(lock: Path) -> bool:
-    if lock.exists() and not _alive(lock):
-        # only one of several that see the same stale lock may rename it
-        stale = lock.with_name(f"lock.{socket.gethostname()}.{os.getpid()}")
-        try:
-            lock.rename(stale)
-        except FileNotFoundError:
-            return False
-        stale.unlink()
-    try:
-        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w") as file:
-        file.write(f"{socket.gethostname()} {os.getpid()}\n")
-    return True
-
-
-def _beat(lock: Path, over: threading.Event) -> None:
-    while not over.wait(BEAT_SECONDS):
-        if not lock.exists():
-            return
-        lock.touch()
-
-
-def _alive(lock: Path) -> bool:
-    """Whether the owner of a lock still works."""
-    try:
-        age = time.time() - lock.stat().st_mtime
-        owner = lock.read_text().split()
-    except FileNotFoundError:
-        return False
-    if len(owner) == 2 and owner[0] == socket.gethostname() and not _is_process(int(owner[1])):
-        return False
-    return age < DEAD_AFTER_SECONDS
-
-
-def _is_process(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's, but there
-        return True
-    return True
+    with claims.claim(folder / "lock", on_loss) as mine:
+        yield mine

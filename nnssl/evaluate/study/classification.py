@@ -125,7 +125,7 @@ def _begin(study: StudyConfig, cell: Cell, device: torch.device) -> tuple[Classi
     shared: dict[str, Any] = task.model_dump(include=set(TrainingSettings.model_fields))
     if init.lr is not None:
         shared["lr"] = init.lr
-    source = init.init or RANDOM
+    source = init.weights_of(cell.seed) or RANDOM
     settings = ClassifySettings(
         **shared, init=source, steps=study.steps, evaluate_every=study.evaluate_every, seed=cell.seed
     )

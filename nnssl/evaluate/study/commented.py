@@ -16,6 +16,7 @@ COMMENTS = {
     "Also per entry: decoder (pretrained|fresh), lr, optimizer (sgd|adamw), warmup (share of the steps), layer_decay,\n"
     "new_layers_lr (factor on the rate of what is not pretrained), rescale (true|false), head (fitted|random),\n"
     "decay_power, average (power), freeze_stages, min_coverage.\n"
+    "{seed} in the name of a file gives every draw a pretraining of its own; one pretraining for all draws is one sample.\n"
     "A control that is compared fairly runs at its own best rate: try several entries with schedule scratch.",
     "counts": "how many labelled ... to train on; see unit",
     "unit": "case, patient (with all its cases), or slice (2D: spread over patients)",

@@ -19,18 +19,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nnssl.data.claims import turn
 from nnssl.data.folders import nnunet_folder
 from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
 from nnssl.evaluate.study.leakage import check_duplicates, check_pretraining, check_subjects
-from nnssl.evaluate.study.spec import StudyConfig, parse_study, write_study
+from nnssl.evaluate.study.spec import Initialisation, StudyConfig, recorded_study, write_study
 from nnssl.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+PREPARING = "preparing"
+"""Claim of the job that checks and writes what all jobs of a study share."""
 ATTEMPTS = 2
 """A cell that fails is tried once more; what fails twice is reported."""
 SHOWN_PROVENANCE = ("method", "steps", "seed", "cases", "cases_by_dataset", "versions", "seconds")
@@ -59,49 +62,87 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
     check_duplicates(study, digests)
     checked = check_pretraining(study, digests)
     draws = all_draws(study, subjects)
-    inits = {name: _facts_of(init.model_dump(exclude_none=True)) for name, init in study.inits.items()}
-    _refuse_other(study, folder, inits)
-    known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+    inits = {name: _facts_of(init, study.seeds) for name, init in study.inits.items()}
+    labels = _labels_digest(study)
     facts = {
         "study": study.model_dump(),
         "command": command,
         "device": device,
         "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
         "versions": _versions(),
-        "started": known.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "leakage_check": checked,
         "inits": inits,
+        **({"labels_sha256": labels} if labels else {}),
     }
-    _refuse_other_draws(draws, folder)
     # nothing is written before everything could be read
+    if not (folder / "study.json").is_file():
+        _refuse_what_is_no_study(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_study(study, folder / "study.yaml")
-    write_json(draws, folder / "draws.json")
-    write_json(facts, folder / "study.json")
+    with turn(folder / PREPARING):  # the jobs of an array begin at the same moment
+        _refuse_other(study, folder, inits, labels)
+        _refuse_other_draws(draws, folder)
+        known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+        write_study(study, folder / "study.yaml")
+        write_json(draws, folder / "draws.json")
+        write_json({**facts, "started": known.get("started") or facts["started"]}, folder / "study.json")
 
 
-def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any]) -> None:
+def _labels_digest(study: StudyConfig) -> str | None:
+    """SHA-256 of a classification's table, or of its file of images and labels."""
+    import hashlib
+
+    if study.classify is None:
+        return None
+    source = study.classify.labels or study.classify.npz
+    if source is None:
+        return None
+    digest = hashlib.sha256()
+    with Path(source).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], labels: str | None) -> None:
     """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared.
 
     Weights are the same if their bytes are, wherever the file lies.
     """
     path = folder / "study.json"
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise NnsslError(f"{folder} exists and holds no study: choose another folder with -o")
+        _refuse_what_is_no_study(folder)
         return
-    before = parse_study(read_json(path)["study"], str(path))
+    before = recorded_study(path)
     for key in StudyConfig.model_fields:
         if key not in ("inits", "counts", "seeds", "control", "keep_weights", "name") and getattr(
             before, key
         ) != getattr(study, key):
             raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
-    for name, known in read_json(path)["inits"].items():
+    record = read_json(path)
+    if labels is not None and record.get("labels_sha256", labels) != labels:
+        raise NnsslError(
+            f"{folder} was made with other labels (their table has changed): choose another folder with -o"
+        )
+    for name, known in record["inits"].items():
+        now = inits.get(name, known)
+        shared = set(now.get("sha256_per_seed", {})) & set(known.get("sha256_per_seed", {}))
+        same = {key: now.get(key) == known.get(key) for key in ("kind", "settings", "sha256")}
+        same["sha256"] &= all(now["sha256_per_seed"][s] == known["sha256_per_seed"][s] for s in shared)
         for key, what in (("kind", "settings"), ("settings", "settings"), ("sha256", "weights")):
-            if name in inits and inits[name].get(key) != known.get(key):
+            if not same[key]:
                 raise NnsslError(
                     f"{folder} holds other {what} of initialisation '{name}': give the new one another name"
                 )
+
+
+def _refuse_what_is_no_study(folder: Path) -> None:
+    """What a job that is just preparing the folder, or was killed while it did, has put there is ours."""
+    ours = ("study.yaml", "draws.json", "study.json")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in ours and not path.name.startswith((".", PREPARING)):
+                raise NnsslError(f"{folder} exists and holds no study: choose another folder with -o")
 
 
 def _refuse_other_draws(draws: Mapping[str, Any], folder: Path) -> None:
@@ -124,24 +165,25 @@ def _versions() -> dict[str, str]:
     return package_versions()
 
 
-def _facts_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
     """What the report says of an initialisation: never a path."""
     import hashlib
 
     from nnssl.transfer.reading import find_source, read_weights
 
-    source = settings.get("init")
-    shown = {k: v for k, v in settings.items() if k != "init"}
-    if source is None:
-        return {"kind": "nnunet" if settings["schedule"] == "nnunet" else "scratch", "settings": shown}
-    weights, file = read_weights(source), find_source(source)
-    provenance = {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance}
+    sources = init.sources(seeds)
+    shown = init.model_dump(exclude_none=True, exclude={"init"})
+    if not sources:
+        return {"kind": "nnunet" if init.schedule == "nnunet" else "scratch", "settings": shown}
+    weights = read_weights(next(iter(sources.values())))  # of several pretrainings the first one tells
+    files = {seed: find_source(source) for seed, source in sources.items()}
+    digests = {seed: hashlib.sha256(file.read_bytes()).hexdigest() for seed, file in files.items()}
     return {
         "kind": "file",
-        "file_name": file.name,
+        "file_name": next(iter(files.values())).name,
         "format": weights.kind,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "provenance": provenance,
+        **({"sha256": digests["all"]} if "all" in digests else {"sha256_per_seed": digests}),
+        "provenance": {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance},
         "settings": shown,
     }
 
@@ -211,7 +253,7 @@ def _labelled_slices(study: StudyConfig) -> dict[str, list[int]]:
 
 def run_study(folder: Path, workers: int, share: Share, device: str) -> tuple[int, int]:
     """Run what is missing of a study in worker processes, with one progress display; returns (done, failed) of the share."""
-    study = parse_study(read_json(folder / "study.json")["study"], str(folder / "study.json"))
+    study = recorded_study(folder / "study.json")
     cells = share.of(grid(study))
     for cell in cells:
         if state_of(cell.folder(folder)) == "failed":  # broken cells get new attempts with every call

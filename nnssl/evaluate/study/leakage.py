@@ -60,11 +60,13 @@ def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[st
     """
     found = {}
     for name, init in study.inits.items():
-        if init.init is None:
+        sources = init.sources(study.seeds)
+        if not sources:
             continue
-        weights = read_weights(init.init)
-        seen = {d for p in _ancestry(weights.provenance) for d in p.get("case_digests", ())}
-        if not seen:
+        histories = [_ancestry(read_weights(file).provenance) for file in sources.values()]
+        told = [{d for p in history for d in p.get("case_digests", ())} for history in histories]
+        seen = set[str]().union(*told)
+        if not all(told):
             found[name] = "not possible: the file does not say what it was pretrained on"
         elif not digests:
             found[name] = "not possible: the target's fingerprint holds no digests (nnssl_plan_and_preprocess --no_pp)"

@@ -93,7 +93,7 @@ def settings_block(study: StudyConfig, init: Initialisation, seed: int) -> dict[
     """The plans' `"nnssl"` block of a cell."""
     epochs = study.steps // study.evaluate_every
     block = {
-        "init": init.init,
+        "init": init.weights_of(seed),
         "decoder": init.decoder,
         "channel_map": init.channel_map,
         "min_coverage": init.min_coverage,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.errors import MissingError, NnsslError
 from nnssl.evaluate.classify.settings import TrainingSettings
-from nnssl.files import atomic_path
+from nnssl.files import atomic_path, read_json
 
 Unit = Literal["case", "patient", "slice"]
 Schedule = Literal["warmup", "sawtooth", "frozen", "scratch", "nnunet"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}$"
 
 
+SEED = "{seed}"
 OF_SCRATCH = ("lr", "optimizer", "warmup", "decay_power", "average", "head")
 """Settings that a training from scratch has too."""
 
@@ -32,7 +33,10 @@ class Initialisation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schedule: Schedule = Field("warmup", description="the trainer; nnunet is the stock nnUNetTrainer as it is")
-    init: str | None = Field(None, description="pretrained weights: any file that nnssl reads; none = from scratch")
+    init: str | None = Field(
+        None,
+        description="pretrained weights: any file that nnssl reads, {seed} in it stands for the seed; none = from scratch",
+    )
     decoder: Literal["pretrained", "fresh"] | None = Field(None, description="default: pretrained if the file has one")
     channel_map: str | None = None
     min_coverage: float | None = Field(None, ge=0, le=1)
@@ -57,6 +61,18 @@ class Initialisation(BaseModel):
         elif self.init is None:
             raise ValueError(f"schedule {self.schedule} needs init: a file of weights")
         return self
+
+    def weights_of(self, seed: int) -> str | None:
+        """The file of a seed: `{seed}` in `init` gives every draw a pretraining of its own."""
+        return None if self.init is None else self.init.replace(SEED, str(seed))
+
+    def sources(self, seeds: Sequence[int]) -> dict[str, str]:
+        """Seed -> file; one entry, named `all`, if every draw starts from the same weights; empty from scratch."""
+        if self.init is None:
+            return {}
+        if SEED not in self.init:
+            return {"all": self.init}
+        return {str(seed): self.init.replace(SEED, str(seed)) for seed in seeds}
 
 
 class Classification(TrainingSettings):
@@ -195,7 +211,11 @@ def read_study(path: Path) -> StudyConfig:
         raise MissingError(f"{path} does not exist: `nnssl_study init ... -o {path.name}` writes one")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: its encoding, or a number of 5,000 digits
         raise NnsslError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping):
         raise NnsslError(f"{path} must hold 'key: value' lines; `nnssl_study init` writes such a file")
@@ -218,6 +238,8 @@ def _with_places(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_study(content: Mapping[str, Any], where: str) -> StudyConfig:
     """A study from its settings; errors are one line."""
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise NnsslError(f"{where} is damaged: a study is 'key: value' lines")
     try:
         return StudyConfig(**content)
     except ValidationError as error:
@@ -225,6 +247,18 @@ def parse_study(content: Mapping[str, Any], where: str) -> StudyConfig:
         key = ".".join(str(p) for p in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise NnsslError(f"{where}: {key + ': ' if key else ''}{message}") from None
+
+
+def recorded_study(path: Path) -> StudyConfig:
+    """The study that a folder's study.json holds.
+
+    Raises:
+        NnsslError: damaged.
+    """
+    content = read_json(path)
+    if not isinstance(content, Mapping) or "study" not in content:
+        raise NnsslError(f"{path} is damaged: it holds no study. Begin again with another -o, or bring the file back")
+    return parse_study(content["study"], str(path))
 
 
 def write_study(study: StudyConfig, path: Path) -> None:

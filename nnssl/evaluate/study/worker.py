@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from nnssl.data.claims import Claim
 from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.jobs import ATTEMPTS, Share
-from nnssl.evaluate.study.spec import StudyConfig, parse_study
+from nnssl.evaluate.study.spec import StudyConfig, recorded_study
 from nnssl.files import read_json
 
 log = logging.getLogger(__name__)
@@ -30,16 +31,16 @@ PARENT_SECONDS = 2.0
 
 def work(folder: Path, device: torch.device, share: Share, number: int) -> None:
     """Run every cell of the share that is not done and that no other process has."""
-    study = parse_study(read_json(folder / "study.json")["study"], str(folder / "study.json"))
+    study = recorded_study(folder / "study.json")
     draws = read_json(folder / "draws.json")
     time.sleep(0.2 * number + random.random() * 0.1)  # workers of one call do not reach for the same lock at once
     for cell in share.of(grid(study)):
         where = cell.folder(folder)
         while state_of(where) == "waiting":
-            with claim(where) as mine:
+            with claim(where, _stop_myself) as mine:
                 if not mine or state_of_record(where) in ("done", "failed"):
                     break
-                run_one(study, cell, where, draws, device)
+                run_one(study, cell, where, draws, device, mine)
 
 
 def state_of_record(folder: Path) -> str:
@@ -47,8 +48,8 @@ def state_of_record(folder: Path) -> str:
     return str(record_of(folder).get("state", "waiting"))
 
 
-def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: torch.device) -> None:
-    """Run a cell that this process holds; an error is written down, not raised."""
+def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: torch.device, mine: Claim) -> None:
+    """Run a cell that this process holds; an error is written down, not raised. What is not its any more is left alone."""
     attempts = int(record_of(folder).get("attempts", 0)) + 1
     if attempts > ATTEMPTS:
         write_record(folder, state="failed", reason="the process died twice; see the logs folder")
@@ -69,15 +70,19 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
     try:
         run_cell(study, cell, folder, drawn, device)
     except (SystemExit, KeyboardInterrupt):  # stopped, not broken
-        write_record(folder, state="waiting", attempts=attempts - 1)
+        if mine:
+            write_record(folder, state="waiting", attempts=attempts - 1)
         raise
     except Exception as error:  # whatever ends one training must not end the study
         traceback.print_exc()
+        if not mine:
+            return
         over = attempts >= ATTEMPTS
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         write_record(folder, state="failed" if over else "waiting", reason=reason, finished=_now())
         return
-    write_record(folder, state="done", seconds=round(time.monotonic() - began, 1), finished=_now())
+    if mine:
+        write_record(folder, state="done", seconds=round(time.monotonic() - began, 1), finished=_now())
 
 
 def run_cell(study: StudyConfig, cell: Cell, folder: Path, drawn: Any, device: torch.device) -> None:
@@ -100,6 +105,10 @@ def _follow(parent: int) -> None:
     """Stop when the command that started this worker is gone, however it ended."""
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop_myself() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 

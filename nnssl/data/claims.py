@@ -1,0 +1,227 @@
+"""Pieces of work that several processes, also of several machines, take from one shared folder: each is taken once.
+
+A claim is a small file that only one process can make. It names its owner, who touches it while it works. The claim of an
+owner who died is not removed or renamed by those who see it, because two might do so, and the second would hit the first
+one's new claim. They make a successor instead (`lock`, `lock.1`, `lock.2`, ...): again only one can, and the last counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+BEAT_SECONDS = 30.0
+DEAD_AFTER_SECONDS = 300.0
+"""A claim that was not renewed for so long belongs to a process that died, possibly on another machine. Network folders may
+show times that are a minute old."""
+
+
+class Claim:
+    """What `claim` yields: true while the piece is this process'.
+
+    Attributes:
+        lost: set when another process took over, because this one did not stir for too long (a suspended machine).
+    """
+
+    def __init__(self, path: Path | None, on_loss: Callable[[], None] | None = None) -> None:
+        self.path = path
+        self.lost = threading.Event()
+        self.on_loss = on_loss
+
+    def __bool__(self) -> bool:
+        return self.path is not None and not self.lost.is_set()
+
+
+@contextmanager
+def claim(lock: Path, on_loss: Callable[[], None] | None = None) -> Iterator[Claim]:
+    """Take a piece of work for this process; yields something false where another process has it.
+
+    What an earlier owner may have finished must be looked at after this, not before.
+
+    Args:
+        lock: file beside the piece, whose folder exists. Works on network folders, too.
+        on_loss: called, in another thread, when another process took over; see `Claim.lost`.
+    """
+    mine = Claim(_take(lock), on_loss)
+    if mine.path is None:
+        yield mine
+        return
+    over = threading.Event()
+    beat = threading.Thread(target=_beat, args=(mine, lock, over), daemon=True)
+    beat.start()
+    try:
+        yield mine
+    finally:
+        over.set()
+        beat.join()
+        _give_back(mine, lock)
+
+
+@contextmanager
+def turn(lock: Path) -> Iterator[None]:
+    """Do something one after another: wait until no living process has the claim, then hold it."""
+    while True:
+        with claim(lock) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(POLL_SECONDS)
+
+
+def is_claimed(lock: Path) -> bool:
+    """Whether a process that works has the piece."""
+    last = _last(lock)
+    return last is not None and _alive(last[1])
+
+
+def owner() -> str:
+    """This process, so that others on its machine can see whether it lives: host, number, begin, and what numbers count in.
+
+    Two containers may call themselves alike and count their processes apart.
+    """
+    return f"{socket.gethostname()} {os.getpid()} {_began(os.getpid())} {_system()}"
+
+
+def _all(lock: Path) -> list[tuple[int, Path]]:
+    """Numbers and paths of the claims on a piece, the one that counts last."""
+    found = []
+    for path in lock.parent.glob(f"{lock.name}*"):
+        number = "0" if path.name == lock.name else path.name.removeprefix(f"{lock.name}.")
+        if number.isdecimal():
+            found.append((int(number), path))
+    return sorted(found)
+
+
+def _last(lock: Path) -> tuple[int, Path] | None:
+    return next(reversed(_all(lock)), None)
+
+
+def _take(lock: Path) -> Path | None:
+    last = _last(lock)
+    if last is None:
+        return lock if _make(lock) else None
+    if _alive(last[1]):
+        return None
+    successor = lock.with_name(f"{lock.name}.{last[0] + 1}")
+    return successor if _make(successor) else None
+
+
+def _make(path: Path) -> bool:
+    """Create the file with its content, or find that it is there. A hard link appears complete, and is safe on NFS."""
+    complete = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    complete.write_text(f"{owner()} {uuid.uuid4().hex}\n", encoding="utf-8")
+    try:
+        os.link(complete, path)
+    except FileExistsError:
+        return complete.stat().st_nlink == 2  # NFS may have done it and lost the answer
+    except OSError:  # a file system without hard links
+        return _make_without_link(path, complete)
+    finally:
+        complete.unlink(missing_ok=True)
+    return True
+
+
+def _make_without_link(path: Path, complete: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        file.write(complete.read_text(encoding="utf-8"))
+    return True
+
+
+def _beat(mine: Claim, lock: Path, over: threading.Event) -> None:
+    assert mine.path is not None
+    while not over.wait(BEAT_SECONDS):
+        try:
+            last = _last(lock)
+            if last is None or last[1] != mine.path:
+                mine.lost.set()
+                log.warning(
+                    "%s: another process took this piece over, because this one did not stir for too long", lock
+                )
+                if mine.on_loss is not None:
+                    mine.on_loss()
+                return
+            os.utime(mine.path)
+        except OSError as error:  # a network folder that is away for a moment
+            log.debug("%s: %s", mine.path, error)
+
+
+def _give_back(mine: Claim, lock: Path) -> None:
+    """Remove the claim and those of dead owners before it, the own one last."""
+    there = _all(lock)
+    if not mine.lost.is_set() and there and there[-1][1] == mine.path:
+        for _, path in there:
+            path.unlink(missing_ok=True)
+
+
+def _alive(path: Path) -> bool:
+    """Whether the owner of a claim still works."""
+    try:
+        age = time.time() - path.stat().st_mtime
+        words = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return False
+    if len(words) >= 2 and words[0] == socket.gethostname() and words[1].isdecimal():
+        known = words[3] if len(words) > 3 else _system()  # claims of the first version do not say
+        if known == _system() and not _is_process(int(words[1]), words[2] if len(words) > 3 else ""):
+            return False
+    return age < DEAD_AFTER_SECONDS or _age_by_its_disk(path) < DEAD_AFTER_SECONDS
+
+
+def _age_by_its_disk(path: Path) -> float:
+    """Age by the clock of the disk's own machine: a worker's clock may be minutes wrong."""
+    now = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        now.touch()
+        return now.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:  # it was given back meanwhile
+        return float("inf")
+    finally:
+        now.unlink(missing_ok=True)
+
+
+def _is_process(number: int, began: str) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but there
+        return True
+    now = _began(number)
+    return began in ("", "-") or now in ("-", began)  # else a number that was given out anew
+
+
+def _began(number: int) -> str:
+    """When a process began, in the system's own unit; `-` where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "-"
+    state, began = stat.rpartition(")")[2].split()[0], stat.rpartition(")")[2].split()[19]
+    return "dead" if state == "Z" else began  # a zombie has ended, its parent only has not looked
+
+
+def _system() -> str:
+    """What process numbers are unique in: this boot of the machine and this container."""
+    parts = []
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
+        lambda: str(Path("/proc/self/ns/pid").readlink()).rpartition(":")[2].strip("[]"),
+    ):
+        with contextlib.suppress(OSError):
+            parts.append(read())
+    return "/".join(parts) or "-"

@@ -1,0 +1,105 @@
+"""The scripts of the how-to on SLURM: with a scheduler that only starts processes and writes down what it was asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nnssl.transfer import torch_files
+from tests.conftest import REPOSITORY, run_folder
+from tests.trainers.test_pretraining import metrics
+
+SCRIPTS = REPOSITORY / "documentation" / "how-to" / "slurm"
+# starts SLURM_NTASKS copies, hands signals on, and returns the highest exit code: what srun is documented to do
+SRUN = """#!/bin/bash
+while [[ "$1" == --* ]]; do shift; done
+tasks=()
+for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & tasks+=($!); done
+trap 'kill -USR1 "${tasks[@]}" 2>/dev/null' USR1
+highest=0
+for task in "${tasks[@]}"; do
+    while true; do wait "$task"; code=$?; kill -0 "$task" 2>/dev/null || break; done
+    ((code > highest)) && highest=$code
+done
+exit "$highest"
+"""
+SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo localhost; else echo "$@" >>"$ASKED"; fi\n'
+SBATCH = '#!/bin/bash\necho "$@" >>"$ASKED"\nwc -l <"$ASKED"\n'
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in SCRIPTS.iterdir()))
+def test_scripts_are_valid(script: str) -> None:
+    done = subprocess.run(["bash", "-n", str(SCRIPTS / script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of SLURM on the PATH; the file that holds what they were asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    asked = tmp_path / "asked"
+    monkeypatch.setenv("ASKED", str(asked))
+    monkeypatch.setenv("PATH", f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    job = {"JOB_ID": str(os.getpid()), "NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_NUM_NODES": "1", "GPUS_ON_NODE": "2"}
+    for key, value in {**job, "JOB_NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    return asked
+
+
+QUICK = ["902", "3d_fullres", "-m", "masked_region", "--iterations", "2", "-device", "cpu", "--batch-size", "2",
+         "--set", "workers=0", "--set", "val_iterations=1", "--set", "save_every=1"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["pretrain.sbatch", "pretrain_torchrun.sbatch"])
+def test_the_end_of_a_jobs_time_saves_and_queues_again(script: str, scheduler: Path, pretraining: Path) -> None:
+    folder = run_folder(Path(os.environ["nnUNet_results"]))
+    command = ["bash", str(SCRIPTS / script), *QUICK, "--epochs", "100000"]
+    log = scheduler.with_name("log")
+    with log.open("w") as file:
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 500
+        while not (folder / "checkpoint_latest.pth").exists():
+            assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        os.kill(job.pid, signal.SIGUSR1)  # as --signal=B:USR1@300 does: the batch script only
+        assert job.wait(timeout=300) == 0, log.read_text()
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    assert scheduler.read_text() == f"requeue {os.environ['SLURM_JOB_ID']}\n"
+    said = log.read_text()
+    assert "stopped on request" in said
+    assert "queued again" in said
+    saved = torch_files.load(folder / "checkpoint_latest.pth")
+    assert (saved["epoch"], saved["step"]) > (0, 0)
+    assert len(saved["history"]) == saved["epoch"] == len(metrics(folder))
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_is_not_queued_again(scheduler: Path, pretraining: Path) -> None:
+    command = ["bash", str(SCRIPTS / "pretrain.sbatch"), *QUICK, "--epochs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert not scheduler.exists()
+
+
+def test_preprocessing_is_four_jobs_that_wait_for_each_other(scheduler: Path) -> None:
+    command = ["bash", str(SCRIPTS / "preprocess.sh"), "500", "4", "--like", "27"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    measure, plan, cases, last = scheduler.read_text().splitlines()
+    assert "--array=0-3" in measure and "--no_pp --shard $SLURM_ARRAY_TASK_ID/4" in measure
+    assert "afterany:1 " in plan and "--no_pp --like 27" in plan
+    assert "afterok:2 " in cases and "--only_pp --shard $SLURM_ARRAY_TASK_ID/4" in cases
+    assert "afterany:3 " in last and last.endswith("--only_pp")

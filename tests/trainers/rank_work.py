@@ -1,0 +1,89 @@
+"""What processes do in the tests of several processes; a module of its own because each of them imports it anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnssl.trainers.process_group import LaggingVote, Place, agree, joined
+from torch import distributed as dist
+
+from nnssl.errors import NnsslError
+
+CPU = torch.device("cpu")
+
+
+def in_group(what: str, patience: float, note: str) -> int:
+    """Join the others, then do what the name says on the last process while the first waits in a collective.
+
+    The file `note` is written when that begins.
+    """
+    place = Place.from_environment()
+    assert place is not None
+    with joined(place, CPU, patience):
+        dist.barrier()
+        if place.rank == place.world - 1:
+            Path(note).touch()
+            _misbehave(what, patience)
+        if what == "differ":
+            agree({"pool": f"of {place.rank}"}, "Are the folders the same?")
+        if what == "error":
+            raise NnsslError("all say this")
+        dist.all_reduce(torch.ones(1))
+    return 0
+
+
+def _misbehave(what: str, patience: float) -> None:
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hangs":
+        time.sleep(20 * patience)
+    if what == "one error":
+        raise NnsslError("only the last one says this")
+    if what == "crash":
+        raise ZeroDivisionError("not foreseen")
+
+
+def vote(folder: str) -> int:
+    """The signal reaches the last process in its third step; write down after how many steps each one leaves."""
+    place = Place.from_environment()
+    assert place is not None
+    with joined(place, CPU, 60):
+        ask = LaggingVote(CPU)
+        for step in range(1, 100):
+            if ask(15 if place.rank == place.world - 1 and step == 3 else 0):
+                break
+        ask.meet()
+        (Path(folder) / str(place.rank)).write_text(str(step))
+    return 0
+
+
+def train_as_one(arguments: dict[str, Any]) -> int:
+    """Train with views drawn for the whole batch and then shared out, so that any number of processes sees the same."""
+    from nnssl.trainers import launch
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+    from nnssl.data.loader import rank_share
+    from nnssl.data.sampling import TRAINING
+
+    views = nnsslTrainer._views
+
+    def of_the_whole_batch(self: nnsslTrainer, _batch: Any, stream: int, step: int) -> Any:
+        rank, world = self.local_rank, self.world_size
+        pool = self.train_pool if stream == TRAINING else self.val_pool
+        self.local_rank, self.world_size = 0, 1
+        try:
+            batch = next(self._loader(pool, stream, range(step, step + 1), workers=0))
+            whole = views(self, batch, stream, step)
+        finally:
+            self.local_rank, self.world_size = rank, world
+        share = rank_share(self.run.batch_size or 1, rank, world)
+        return {k: v[share.start : share.stop] for k, v in whole.items()}
+
+    nnsslTrainer._views = of_the_whole_batch  # type: ignore[method-assign]
+    torch.set_num_threads(1)
+    return launch.launch(launch.Request(**arguments))

@@ -1,0 +1,156 @@
+"""How much memory a run will need, measured on one crop before it starts."""
+
+from __future__ import annotations
+
+import copy
+import os
+import weakref
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nnssl.trainers.executor import random_crops
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nnssl.data.memory import usable_memory
+from nnssl.losses import Ranks
+
+if TYPE_CHECKING:
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+STATES = {"sgd": 1, "lars": 1}
+"""Tensors that an optimiser keeps per weight; two for all others."""
+GIB = 2**30
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the tensors that are made while it is active and still in use: works on every device.
+
+    Attributes:
+        live: bytes now.
+        peak: most bytes so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        before = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage(), before)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _note(self, storage: torch.UntypedStorage, before: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in before:
+            return
+        self._known.add(key)
+        self.live += size
+        weakref.finalize(storage, self._forget, key, size).atexit = False
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def memory_lines(trainer: nnsslTrainer, batch: int) -> list[str]:
+    """The estimate as a line for the log, and a warning if there is less memory than that.
+
+    Args:
+        trainer: its method is on the device, with its executor and checkpointing settled.
+        batch: crops at once in this process.
+    """
+    fixed = fixed_bytes(trainer)
+    per_crop = crop_bytes(trainer)
+    if per_crop is None:
+        return [f"WARNING: one crop alone does not fit into the memory of {trainer.device}: {advice(trainer)}"]
+    total, there = sum(fixed.values()) + batch * per_crop, memory_of(trainer.device, trainer.world_size)
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in fixed.items())
+    lines = [
+        f"memory: about {total / GIB:.2f} GiB ({parts}, {batch} x {per_crop / GIB:.3f} for a crop's activations, measured) "
+        f"of {there / GIB:.1f}"
+    ]
+    if total > 0.95 * there:
+        lines.append(f"WARNING: this may not fit into memory: {advice(trainer)}")
+    return lines
+
+
+def fixed_bytes(trainer: nnsslTrainer) -> dict[str, int]:
+    """What does not depend on the batch, in bytes."""
+    method = trainer.method
+    learned = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    others = sum(p.numel() * p.element_size() for p in method.parameters() if not p.requires_grad)
+    buffers = sum(b.numel() * b.element_size() for b in method.buffers())
+    optimiser = STATES.get(trainer.run.optimizer or "", 2) * learned
+    parts = {
+        "weights": learned,
+        "gradients": learned,
+        "optimiser": optimiser,
+        "not trained": others,
+        "buffers": buffers,
+    }
+    return {name: size for name, size in parts.items() if size or name == "weights"}
+
+
+def crop_bytes(trainer: nnsslTrainer) -> int | None:
+    """Peak of a forward and backward pass on one crop, without gradients of weights; None if it does not fit.
+
+    Done on a copy of the method, so that nothing is left behind.
+    """
+    device = trainer.device
+    method = copy.deepcopy(trainer.method).train()
+    for part in method.modules():
+        part.__dict__.update({"ranks": Ranks()} if hasattr(part, "ranks") else {})
+    gradients = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
+    cuda = device.type == "cuda"
+    try:
+        with torch.random.fork_rng(devices=[device] if cuda else []):
+            crops = random_crops(method, 1, device, method.wants_partner)
+            live = LiveMemory()
+            if cuda:  # its allocator knows better, and knows what libraries take
+                before = torch.cuda.memory_allocated(device)
+                torch.cuda.reset_peak_memory_stats(device)
+            with nullcontext() if cuda else live:
+                with torch.no_grad():
+                    views = method.views(crops, torch.Generator().manual_seed(0))
+                with trainer._autocast():
+                    total = method(views).total
+                total.backward()
+        peak = torch.cuda.max_memory_allocated(device) - before if cuda else live.peak
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        del method
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+    return max(int(peak) - gradients, 0)
+
+
+def memory_of(device: torch.device, processes: int) -> int:
+    """Bytes that one of the run's processes can have on its device."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_allocated(device))
+    return usable_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or processes)
+
+
+def advice(trainer: nnsslTrainer) -> str:
+    """What to change, the cheapest first."""
+    run, ways = trainer.run, list[str]()
+    if hasattr(trainer.method, "use_executor") and run.executor != "tiles":
+        ways.append("--executor tiles")
+    batch = (run.batch_size or 1) // trainer.world_size
+    if trainer.method.crops_alone and run.accumulate < batch:
+        ways.append(f"--set accumulate={min(2 * run.accumulate, batch)}")
+    if not run.checkpointing:
+        ways.append("--set checkpointing=true")
+    if batch > 1:
+        ways.append(f"--batch-size {max(1, batch // 2) * trainer.world_size}")
+    return "try " + ", or ".join(ways) if ways else "plan with a smaller patch (nnssl_plan_and_preprocess --size)"

@@ -1,0 +1,67 @@
+"""What happens before a run's first step: it must not overwrite another, rehearses its export and says what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnssl.trainers.building import describe_run
+from nnssl.trainers.export import export_rehearsal
+from nnssl.trainers.pools import write_thinning
+from nnssl.trainers.saving import ORDER
+
+from nnssl.errors import NnsslError
+from nnssl.files import atomic_path, write_json
+from nnssl.methods import get_method
+
+if TYPE_CHECKING:
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+
+def refuse_to_overwrite(trainer: nnsslTrainer) -> None:
+    """A new run does not go into the folder of another.
+
+    Raises:
+        NnsslError: there is one, or the encoder to start from is gone.
+    """
+    folder = Path(trainer.output_folder)
+    if trainer.local_rank == 0 and not trainer.resumed and any((folder / name).exists() for name in ORDER):
+        raise NnsslError(
+            f"{folder} already holds a run: continue it with --c; nnssl_pretrain also knows --name, to tell runs apart, "
+            "and --overwrite"
+        )
+    if trainer.run.init and trainer.ancestor is None:
+        raise NnsslError(f"--init {trainer.run.init} is gone and there is no checkpoint to continue from")
+
+
+def write_down(trainer: nnsslTrainer) -> None:
+    """On the first rank: rehearse the export; write plans.json, dataset.json, config.json and what thinning left out."""
+    if trainer.local_rank != 0:
+        return
+    export_rehearsal(trainer)
+    base = Path(trainer.output_folder_base)
+    for name, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):
+        with atomic_path(base / name) as temporary:
+            save_json(content, str(temporary), sort_keys=False)
+    write_json(describe_run(trainer), Path(trainer.output_folder) / "config.json")
+    write_thinning(trainer)
+
+
+def announce(trainer: nnsslTrainer) -> None:
+    """The first lines of the log."""
+    cls = get_method(trainer.run.method)
+    trainer.print_to_log_file(f"please also cite for {trainer.run.method}: {cls.citation}")
+    trainer.print_to_log_file(
+        f"{len(trainer.train_pool)} training cases, {len(trainer.val_pool)} validation cases"
+        + (" (the same: fold all)" if trainer.fold == "all" else "")
+    )
+    for line in [*trainer.pools.lines, *trainer.network_lines]:
+        trainer.print_to_log_file(line, add_timestamp=False)
+    if trainer.ancestor is not None and not trainer.resumed:
+        trainer.print_to_log_file(f"starting from {trainer.run.init}:")
+        for line in trainer.ancestor.lines:
+            trainer.print_to_log_file(line, add_timestamp=False)
+    for line in trainer.method.advice(len(trainer.train_pool), trainer.run.batch_size or 1):
+        trainer.print_to_log_file(f"WARNING: {line}")
+    trainer.print_to_log_file(f"settings: {trainer.run.model_dump()}")
