@@ -45,7 +45,7 @@ def main() -> None:
     p.add_argument("--set", action="append", default=[], dest="sets", help="a setting to compare")
     p.add_argument("--with", action="append", default=[], dest="common", help="a setting of all runs")
     args = p.parse_args()
-    device = pick_device(args.device, 1)
+    device = pick_device(args.device)
     settings = ["", *args.sets]
     trainers = []
     flags = {"batch_size": args.batch_size, "epochs": 1, "iterations": args.steps}

@@ -18,10 +18,7 @@ from typing import Any
 
 import torch
 from nnssl.trainers.executor import measure_executors, random_crops
-
-from nnssl.methods import get_method
-from nnssl.networks import build_unet
-from nnssl.views import Geometry
+from unet import build_method
 
 
 def main() -> None:
@@ -53,33 +50,9 @@ def main() -> None:
 
 
 def _method(a: argparse.Namespace, ratio: float, decoder: str) -> Any:
-    """SparK on a residual U-Net like nnU-Net's."""
-    dim, stages = len(a.patch), len(a.features)
-    kwargs = {
-        "n_stages": stages,
-        "features_per_stage": a.features,
-        "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-        "kernel_sizes": [[3] * dim] * stages,
-        "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
-        "n_blocks_per_stage": a.blocks or [1] + [2] * (stages - 1),
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
-    cls = get_method("spark")
-    torch.manual_seed(0)
     kind, _, stop = decoder.partition("-")
     options = {"mask_ratio": ratio, "decoder_type": kind, "light_stop": int(stop or 0), "block": a.block}
-    config = cls.Config.model_validate(options)
-    return cls(build_unet(architecture, 1, 1), Geometry(tuple(a.patch), (1.0,) * dim), 1, config)
+    return build_method("spark", a.patch, a.features, options, a.blocks)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager:

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from nnssl.trainers.executor import random_crops
 from torch.utils.flop_counter import FlopCounterMode
+from unet import build_method, residual_unet
 
-from nnssl.methods import METHODS, CropBatch, get_method
-from nnssl.networks import build_unet, decoder_features, drop_segmentation_layers
-from nnssl.views import Geometry
+from nnssl.methods import METHODS, CropBatch
+from nnssl.networks import decoder_features, drop_segmentation_layers
 
 
 def _one_pass(m: Any, v: Any) -> tuple[float, float]:
@@ -149,10 +149,7 @@ class Candidate:
     """A method, its crops and what it costs at least."""
 
     def __init__(self, name: str, a: argparse.Namespace, device: torch.device) -> None:
-        cls = get_method(name)
-        torch.manual_seed(0)
-        geometry = Geometry(tuple(a.patch), (1.0,) * len(a.patch))
-        self.method = cls(_unet(a), geometry, 1, cls.Config()).to(device).train()
+        self.method = build_method(name, a.patch, a.features).to(device).train()
         if name == "spark":
             self.method.use_executor(a.executor)  # type: ignore[operator]
         crops = random_crops(self.method, a.batch, device)
@@ -186,7 +183,7 @@ class Reference:
 
     def __init__(self, a: argparse.Namespace, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.unet = _unet(a).to(device)
+        self.unet = residual_unet(len(a.patch), a.features).to(device)
         drop_segmentation_layers(self.unet)
         self.x = torch.randn(a.batch, 1, *a.patch, device=device)
 
@@ -227,30 +224,6 @@ def _small(views: Any) -> float:
     """Voxels of all small views as a share of a large one's."""
     large = views["view_1"][0].numel()
     return sum(v[0].numel() for k, v in views.items() if k.startswith("local_")) / large
-
-
-def _unet(a: argparse.Namespace) -> Any:
-    dim, stages = len(a.patch), len(a.features)
-    kwargs = {
-        "n_stages": stages,
-        "features_per_stage": a.features,
-        "conv_op": f"torch.nn.modules.conv.Conv{dim}d",
-        "kernel_sizes": [[3] * dim] * stages,
-        "strides": [[1] * dim] + [[2] * dim] * (stages - 1),
-        "n_blocks_per_stage": [1] + [2] * (stages - 1),
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dim}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
-    return build_unet(architecture, 1, 1)
 
 
 if __name__ == "__main__":

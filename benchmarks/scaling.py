@@ -160,34 +160,9 @@ def _steps(a: argparse.Namespace) -> None:
 
 
 def _spark(edge: int, ratio: float) -> Any:
-    from nnssl.methods import get_method
-    from nnssl.networks import build_unet
-    from nnssl.views import Geometry
+    from unet import build_method
 
-    stages = 3
-    kwargs = {
-        "n_stages": stages,
-        "features_per_stage": [16, 32, 64],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3] * 3] * stages,
-        "strides": [[1] * 3] + [[2] * 3] * (stages - 1),
-        "n_blocks_per_stage": [1] + [2] * (stages - 1),
-        "n_conv_per_stage_decoder": [1] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": ["conv_op", "norm_op", "nonlin"],
-    }
-    cls = get_method("spark")
-    torch.manual_seed(0)
-    config = cls.Config.model_validate({"mask_ratio": ratio})
-    return cls(build_unet(architecture, 1, 1), Geometry((edge,) * 3, (1.0,) * 3), 1, config).train()
+    return build_method("spark", [edge] * 3, [16, 32, 64], {"mask_ratio": ratio}).train()
 
 
 def _views(method: Any, batch: int) -> Any:

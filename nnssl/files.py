@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nnssl.errors import NnsslError
 
@@ -76,6 +79,32 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise NnsslError(f"{path} is damaged: not valid JSON ({' '.join(str(error).split())[:150]})") from error
+
+
+def read_yaml(path: Path, name: str) -> dict[Any, Any]:
+    """A YAML file of 'key: value' lines that a user wrote.
+
+    Raises:
+        NnsslError: not YAML, or something else in it; one line that calls the file `name`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # ValueError: its encoding, or a number of 5,000 digits
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        words = " ".join(str(error).split())
+        raise NnsslError(f"{name} is not valid YAML: {words[:200]}") from error
+    if not isinstance(content, dict):
+        raise NnsslError(f"{name} must hold 'key: value' lines")
+    return content
+
+
+def sha256_of(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, read piece by piece."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

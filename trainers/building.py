@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from nnssl.data.pool import Pool, cases_by_dataset
 from nnssl.data.spacing import crop_spacing
 from nnssl.data.subjects import scans_of_subjects
 from nnssl.errors import NnsslError
+from nnssl.files import sha256_of
 from nnssl.losses import Ranks
 from nnssl.methods import CropBatch, Method, get_method
 from nnssl.networks import build_unet
@@ -79,8 +79,7 @@ def load_init(unet: torch.nn.Module, path: Path, architecture: Mapping[str, Any]
         raise NnsslError(f"--init {path}: keys do not fit the plans' network: {[*unexpected, *missing][:3]}")
     origin = source.provenance or {"method": source.kind, "steps": 0, "dataset_names": []}  # foreign files have none
     parent = {k: v for k, v in origin.items() if k not in ("plans", "fingerprint")}
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    record = {"sha256": digest, "provenance": parent, "citations": list(source.citations)}
+    record = {"sha256": sha256_of(file), "provenance": parent, "citations": list(source.citations)}
     return Ancestor(record, tuple(report.lines()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -59,7 +60,7 @@ def _faster(trainer: nnsslTrainer, parts: list[SparseEncoding]) -> tuple[Executo
     if device.type not in MEASURED_ON:
         return "dense", [f"sparse encoder: computed as 'dense'; tiles have not been tested on {device.type}"]
     share = rank_share(trainer.run.batch_size or 1, trainer.local_rank, trainer.world_size)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = {}  # infinite where memory does not suffice
     compiled = trainer._do_i_compile()
     for part in parts:
         for name, values in measure_executors(part, len(share), device, trainer._autocast, compiled).items():
@@ -69,7 +70,17 @@ def _faster(trainer: nnsslTrainer, parts: list[SparseEncoding]) -> tuple[Executo
         dist.all_reduce(summed)
         seconds = dict(zip(seconds, (summed / trainer.world_size).tolist()))
     tiles, dense = seconds["tiles"], seconds["dense"]
+    if tiles == dense == math.inf:
+        raise NnsslError(
+            "executor=auto: the memory of the device is too small for a step, dense or with tiles: try a smaller "
+            "--batch-size, or --set checkpointing=true"
+        )
     chosen: ExecutorName = "tiles" if tiles < dense else "dense"
+    if math.inf in (tiles, dense):
+        other = "dense" if chosen == "tiles" else "with tiles"
+        return chosen, [
+            f"sparse encoder: computed as '{chosen}'; the memory of {device} is too small for a step {other}"
+        ]
     return chosen, [
         f"sparse encoder: computed as '{chosen}', the faster way here: {tiles:.3f} s per step with tiles, {dense:.3f} s "
         f"dense, ratio {tiles / dense:.2f} (forward and backward, median of {ROUNDS} steps in turns, random crops)"
@@ -92,6 +103,9 @@ def measure_executors(
         autocast: makes the context that a training step runs in.
         compiled: whether the run will be compiled; then both ways are, which takes its time.
         rounds: timed passes with each, after one that is not.
+
+    Returns:
+        Seconds of each pass; one infinite value where the memory of the device does not suffice.
     """
     network: Any = torch.compile(method) if compiled else method
     before = {name: value.clone() for name, value in method.named_buffers()}
@@ -101,9 +115,18 @@ def measure_executors(
         views = method.train().views(random_crops(method, batch, device), torch.Generator().manual_seed(0))
         for _ in range(rounds + 1):
             for name in method.executors:
+                if math.inf in times[name]:
+                    continue
                 method.use_executor(name)
-                times[name].append(_step(network, views, device, autocast))
+                try:
+                    times[name].append(_step(network, views, device, autocast))
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    times[name].append(math.inf)
                 method.zero_grad(set_to_none=True)
+                if device.type == "cuda" and math.inf in times[name]:
+                    torch.cuda.empty_cache()  # the other way needs what is left of this one
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)  # a dry run tells the memory of the way that was chosen
@@ -112,7 +135,12 @@ def measure_executors(
     with torch.no_grad():
         for key, value in method.named_buffers():
             value.copy_(before[key])
-    return {name: values[1:] for name, values in times.items()}
+    return {name: [math.inf] if math.inf in values else values[1:] for name, values in times.items()}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Of a GPU, of numpy, or of torch on a CPU, which has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _step(network: Any, views: Any, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> float:

@@ -25,8 +25,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnssl.errors import NnsslError
-from nnssl.files import atomic_path
-from nnssl.transfer import LoadReport, target_of
+from nnssl.transfer import LoadReport, target_of, torch_files
 
 ADAMW_LR = 1e-3
 """Peak rate of every trainer under AdamW unless the plans say otherwise; nnU-Net's 1e-2 is SGD's."""
@@ -262,9 +261,8 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             return
         learning = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
         weights = learning
-        if (
-            self._average is not None and Path(filename).name != "checkpoint_latest.pth"
-        ):  # what others read is the average
+        # what others read is the average
+        if self._average is not None and Path(filename).name != "checkpoint_latest.pth":
             with self._average.in_place():
                 weights = {k: v.detach().cpu().clone() for k, v in self._unet().state_dict().items()}
         content = {
@@ -280,8 +278,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             "trainer_name": "nnUNetTrainer",
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
         }
-        with atomic_path(Path(filename)) as temporary:
-            torch.save(content, temporary)
+        torch_files.save(content, filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """As nnU-Net, and the average of the weights with it."""

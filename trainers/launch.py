@@ -20,7 +20,8 @@ from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.trainers.process_group import PATIENCE_SECONDS, Place, agree, joined
 from nnssl.trainers.processes import run_processes
 from nnssl.trainers.run_config import RunConfig, make_run_config, restored_run_config
-from nnssl.trainers.saving import ORDER, checkpoint_to_continue, saved_config
+from nnssl.trainers.saving import checkpoint_to_continue, saved_config
+from nnssl.trainers.start import clear_run, refuse_to_overwrite, wait_for_predecessor
 from torch import distributed as dist
 
 from nnssl.data.cpus import usable_cpus
@@ -50,8 +51,8 @@ class Request:
     debug: bool = False
 
 
-_FREE = {"on_collapse"}
-"""Settings that may differ from those a run began with."""
+_FREE = {"on_collapse", "workers", "cache"}
+"""Settings that may differ from those a run began with: none changes what a step computes."""
 
 Job: TypeAlias = Callable[[Request, RunConfig, torch.device, int], int]
 """What one process does with a request: its settings, the device, and how many processes share this machine."""
@@ -74,37 +75,31 @@ def launch(request: Request, job: Job | None = None) -> int:
     place = Place.from_environment()
     if place is not None and request.processes > 1:
         raise NnsslError("torchrun starts the processes: leave -num_gpus out")
-    device = pick_device(request.device, request.processes)
+    device = pick_device(request.device)
     if place is not None:
         place.check(device)
         return _one_of_several(request, None, device, job)
-    run = prepare(request)
+    Place(0, request.processes, 0, request.processes).check(device)
+    run = prepare(request, request.processes)
     if request.processes == 1:
         return job(request, run, device, 1)
-    refuse_empty_shares(run.batch_size, request.processes)
-    Place(0, request.processes, 0, request.processes).check(device)
     work = partial(_one_of_several, replace(request, overwrite=False), run, device, job)
     return run_processes(work, request.processes, request.debug)
 
 
-def prepare(request: Request) -> RunConfig:
-    """The run's settings, after every check that needs no training; clears an overwritten run."""
-    asked = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
-    fold_of(request.fold)
+def prepare(request: Request, world: int = 1) -> RunConfig:
+    """Settings of a run in `world` processes, after every check that needs no network; then clears an overwritten run."""
+    run = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
     folder = run_folder(request)
-    if request.overwrite and folder.is_dir():
-        shutil.rmtree(folder)
-    config = folder / "config.json"
-    if request.resume and config.is_file():
-        saved = restored_run_config(saved_config(folder))
-        _same_run(asked, saved, request)
-        return saved.model_copy(update={k: getattr(asked, k) for k in _FREE & _given(request, asked)})
-    if not request.resume and any((folder / f).is_file() for f in ORDER):
-        raise NnsslError(
-            f"{folder} already holds a run: continue it with --c, throw it away with --overwrite, or tell the new one "
-            "apart with --name"
-        )
-    return asked
+    saved = saved_config(folder) if request.resume else None
+    if saved is not None:
+        run = _continued(run, restored_run_config(saved), request)
+    refuse_empty_shares(run.batch_size, world)
+    if request.overwrite:
+        clear_run(folder)
+    elif not request.resume:
+        refuse_to_overwrite(folder)
+    return run
 
 
 def _placed(run: RunConfig) -> RunConfig:
@@ -141,7 +136,7 @@ def fold_of(text: str) -> str | int:
     return int(text)
 
 
-def pick_device(wanted: str | None, processes: int) -> torch.device:
+def pick_device(wanted: str | None) -> torch.device:
     """The wanted device, or the best there is; checks that it exists."""
     if wanted is None:
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -151,10 +146,6 @@ def pick_device(wanted: str | None, processes: int) -> torch.device:
         )
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise NnsslError("-device mps: this machine has no usable Apple GPU; use -device cpu")
-    if wanted == "mps" and processes > 1:
-        raise NnsslError("-num_gpus: several processes need cuda or cpu")
-    if wanted == "cuda" and processes > torch.cuda.device_count():
-        raise NnsslError(f"-num_gpus {processes}: there are only {torch.cuda.device_count()} GPU(s)")
     return torch.device(wanted)
 
 
@@ -179,6 +170,8 @@ def train(request: Request, run: RunConfig, device: torch.device, processes: int
     limit_threads(device, processes)
     trainer = make_trainer(request, run, device)
     try:
+        if request.resume and trainer.local_rank == 0:
+            wait_for_predecessor(Path(trainer.output_folder))
         agree({"plans": _digest(trainer.plans_manager.plans)}, "Is nnUNet_preprocessed the same folder for all?")
         trainer.initialize()
     except NnsslError:
@@ -221,7 +214,6 @@ def _one_of_several(request: Request, run: RunConfig | None, device: torch.devic
             request = replace(request, resume=True, overwrite=False)
         if run is None:
             run = _prepared_by_the_first(request, place)
-        refuse_empty_shares(run.batch_size, place.world)
         return job(request, run, device, place.local_world)
 
 
@@ -230,7 +222,7 @@ def _prepared_by_the_first(request: Request, place: Place) -> RunConfig:
     found: list[Any] = [None, None]
     if place.rank == 0:
         try:
-            found[0] = prepare(request).model_dump()
+            found[0] = prepare(request, place.world).model_dump()
         except NnsslError as error:
             found[1] = str(error)
     dist.broadcast_object_list(found, src=0)
@@ -262,8 +254,8 @@ def _given(request: Request, asked: RunConfig) -> set[str]:
     return given
 
 
-def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
-    """A continued run keeps its settings; say so when the command line asks for others."""
+def _continued(asked: RunConfig, saved: RunConfig, request: Request) -> RunConfig:
+    """A continued run keeps its settings, but for the free ones; say so when the command line asks for others."""
     for key in sorted(_given(request, asked) - _FREE):
         wanted, kept = (_setting(r, key) for r in (asked, saved))
         if key == "executor" and wanted == "auto":
@@ -273,3 +265,4 @@ def _same_run(asked: RunConfig, saved: RunConfig, request: Request) -> None:
                 f"--c continues the run with its own settings: {key} is {kept} there, not {wanted}. "
                 "Leave it out, or start another run with --name"
             )
+    return saved.model_copy(update={k: getattr(asked, k) for k in _FREE & _given(request, asked)})

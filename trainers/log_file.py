@@ -14,10 +14,14 @@ class LogFile:
     _log_failed = False
 
     def print_to_log_file(self, *args: object, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        """As nnU-Net's. A line that cannot be written holds nothing up; that is said once, on the console."""
-        words = (f"{datetime.now()}:", *args) if add_timestamp and self.local_rank == 0 else args
-        if self.local_rank == 0:
-            self._append(" ".join(str(word) for word in words) + " \n")
+        """As nnU-Net's, on the first rank; the others would say all of it again on the console.
+
+        A line that cannot be written holds nothing up; that is said once, on the console.
+        """
+        if self.local_rank != 0:
+            return
+        words = (f"{datetime.now()}:", *args) if add_timestamp else args
+        self._append(" ".join(str(word) for word in words) + " \n")
         if also_print_to_console:
             print(*words)  # noqa: T201  nnU-Net's trainers talk to the console this way
 

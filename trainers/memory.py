@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
 import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from nnssl.trainers.executor import random_crops
+from nnssl.trainers.executor import out_of_memory, random_crops
+from nnssl.trainers.process_group import processes_here
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -105,8 +105,7 @@ def crop_bytes(trainer: nnsslTrainer) -> int | None:
     """
     device = trainer.device
     method = copy.deepcopy(trainer.method).train()
-    for part in method.modules():
-        part.__dict__.update({"ranks": Ranks()} if hasattr(part, "ranks") else {})
+    method.assign_ranks(Ranks())  # alone: nothing is asked of the other processes
     gradients = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     cuda = device.type == "cuda"
     try:
@@ -123,7 +122,9 @@ def crop_bytes(trainer: nnsslTrainer) -> int | None:
                     total = method(views).total
                 total.backward()
         peak = torch.cuda.max_memory_allocated(device) - before if cuda else live.peak
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         return None
     finally:
         del method
@@ -138,7 +139,7 @@ def memory_of(device: torch.device, processes: int) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_allocated(device))
-    return usable_memory() // int(os.environ.get("LOCAL_WORLD_SIZE") or processes)
+    return usable_memory() // processes_here(processes)
 
 
 def advice(trainer: nnsslTrainer) -> str:

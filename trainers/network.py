@@ -42,9 +42,8 @@ def prepare_network(trainer: nnsslTrainer) -> list[str]:
     lines += settle_executor(trainer)
     lines += check_convolutions(method, trainer.device, trainer.precision, micro_batch(trainer))
     lines += memory_lines(trainer, micro_batch(trainer))
-    if (
-        trainer.is_ddp and trainer.device.type == "cuda"
-    ):  # torch has none for a CPU; heads see all processes' rows anyway
+    # torch has none for a CPU; heads see all processes' rows anyway
+    if trainer.is_ddp and trainer.device.type == "cuda":
         trainer.method = method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
     network: Any = method
     if trainer._do_i_compile():

@@ -24,7 +24,6 @@ from nnssl.trainers.building import (
     refuse_empty_shares,
 )
 from nnssl.trainers.checkpoint import FINAL, LATEST, RunState
-from nnssl.trainers.checkpointing import Checkpointing
 from nnssl.trainers.empty_crops import empty_advice, intensity_scales
 from nnssl.trainers.export import export_safely, write_snapshot
 from nnssl.trainers.log_file import LogFile
@@ -34,12 +33,14 @@ from nnssl.trainers.optimisers import make_optimizer, parameter_groups
 from nnssl.trainers.pools import read_run_pools
 from nnssl.trainers.precision import loss_scaler, settle_precision
 from nnssl.trainers.preview import save_preview
-from nnssl.trainers.process_group import LaggingVote
+from nnssl.trainers.process_group import LaggingVote, processes_here
+from nnssl.trainers.readers import readers_watched
 from nnssl.trainers.recovery import check_health, check_numbers, first_content, roll_back
+from nnssl.trainers.resumable import Resumable
 from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.run_lock import RunLock
 from nnssl.trainers.saving import Keeper, remove_finished, sweep, tolerated
-from nnssl.trainers.start import announce, refuse_to_overwrite, write_down
+from nnssl.trainers.start import announce, check_beginning, write_down
 from nnssl.trainers.step import SKIPPED, TrainingStep
 from nnssl.trainers.stopping import Stopped, StopRequest
 from nnssl.trainers.trouble import RollBack, StepGuard, Trouble
@@ -48,6 +49,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from torch import distributed as dist
 
 from nnssl.data.cache import CaseCache, make_cache
+from nnssl.data.checksums import FirstReads
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.loader import CropDataset, crop_loader, rank_share
 from nnssl.data.pool import Pool
@@ -57,7 +59,7 @@ from nnssl.methods import CropBatch, Method
 SAVE_SECONDS = 600.0
 
 
-class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
+class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
     """Base of all pretraining trainers; subclasses only set `method_name`.
 
     nnU-Net's constructor allows no further arguments and hands `continue_training` over inside the plans; a run's
@@ -110,6 +112,7 @@ class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
         self.grad_scaler = loss_scaler(self.precision, self.device)
         self.pools = read_run_pools(self)
         self.train_pool, self.val_pool = self.pools.training, self.pools.validation
+        self.first_reads = FirstReads(self.train_pool, self.val_pool)
         self.method, self.ancestor = self._build_method()
         check_reading(self.method, self.train_pool)
         assign_ranks(self.method, self.run.batch_size, self.local_rank, self.world_size)
@@ -144,26 +147,25 @@ class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
         return CropSampler(pool, [1, *size] if len(size) == 2 else size, self.run.seed, stream, self.run.body_share)
 
     def _make_cache(self) -> tuple[CaseCache | None, list[str]]:
-        run, processes = self.run, int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size)
+        run, size = self.run, self.method.read_size()
         crops = run.epochs * run.iterations * (run.batch_size or 1)
-        size = self.method.read_size()
-        return make_cache(run.cache, self.train_pool, self.num_input_channels, size, crops, processes)
+        here = processes_here(self.world_size)
+        return make_cache(run.cache, self.train_pool, self.num_input_channels, size, crops, here)
 
     def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Iterator[CropBatch]:
         two_d = len(self.method.read_size()) == 2
         batch_size = self.run.batch_size or 1
         share = rank_share(batch_size, self.local_rank, self.world_size)
-        partners = self.method.wants_partner
-        dataset = CropDataset(pool, self.sampler(pool, stream), batch_size, share, two_d, partners, self.cache)
+        partners, sampler = self.method.wants_partner, self.sampler(pool, stream)
+        reading = (self.cache, self.first_reads, self.run.readahead)
+        dataset = CropDataset(pool, sampler, batch_size, share, two_d, partners, *reading)
         for item in crop_loader(dataset, steps, workers, pin=self.device.type == "cuda"):
             yield crop_batch(item).to(self.device)
 
     def _workers(self) -> int:
         if self.run.workers is not None:
             return self.run.workers
-        # of several machines, each has processors of its own
-        here = int(os.environ.get("LOCAL_WORLD_SIZE") or self.world_size)
-        return max(1, min(8, usable_cpus() // here - 1))
+        return max(1, min(8, usable_cpus() // processes_here(self.world_size) - 1))
 
     # ---------------------------------------------------------------- the loop
 
@@ -175,7 +177,7 @@ class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
                 sweep(folder)
             self.on_train_start()
             self._last_save = time.monotonic()
-            with self.stop as stop:
+            with self.stop as stop, readers_watched(self._workers()):
                 while self.state.epoch < self.num_epochs:
                     try:
                         self._train(stop)
@@ -281,11 +283,6 @@ class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
         if not last:
             check_health(self)
 
-    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
-        """nnU-Net's, on the first rank; the others would say all of it again on the console."""
-        if self.local_rank == 0:
-            super().print_to_log_file(*args, also_print_to_console=also_print_to_console, add_timestamp=add_timestamp)
-
     def _stop_agreed(self, stop: StopRequest) -> bool:
         """Whether to leave now. A signal may reach one rank only, so all go by what was told after the step before."""
         if not self.is_ddp:
@@ -313,7 +310,7 @@ class nnsslTrainer(LogFile, Checkpointing, TrainingStep, nnUNetTrainer):
         """Refuse to overwrite a run, rehearse the export, write down what is about to happen."""
         if not self.was_initialized:
             self.initialize()
-        refuse_to_overwrite(self)
+        check_beginning(self)
         write_down(self)
         announce(self)
 

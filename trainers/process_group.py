@@ -98,6 +98,11 @@ class Place:
             raise NnsslError("several GPUs need NCCL, and this build of torch has none: install torch's CUDA build")
 
 
+def processes_here(world: int) -> int:
+    """Processes of the run on this machine; `world` of them where nothing says (nnUNetv2_train starts its own)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world)
+
+
 @contextmanager
 def joined(place: Place, device: torch.device, patience: float) -> Iterator[None]:
     """Be one of several processes while inside; errors are said by one process, others leave with the same exit code.

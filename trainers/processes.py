@@ -25,6 +25,8 @@ from nnssl.errors import USER_ERROR, NnsslError
 
 GRACE_SECONDS = 30.0
 """What the others have to leave by themselves after one has failed; then they are killed: they may wait in a GPU's queue."""
+_SAID = 4
+"""Exit code of a process that has said itself why the run is lost for now; the command leaves with LostContact's."""
 
 
 def run_processes(work: Callable[[], int], count: int, debug: bool) -> int:
@@ -101,7 +103,8 @@ def _verdict(codes: list[int], killed: list[int]) -> int:
     died = [r for r, code in enumerate(codes) if code < 0 and r not in killed]
     known = [code for code in codes if code > 0 and code != LostContact.exit_code]
     if not died and known:
-        return USER_ERROR if USER_ERROR in known else max(known)
+        code = USER_ERROR if USER_ERROR in known else max(known)
+        return LostContact.exit_code if code == _SAID else code
     if died:
         number = -codes[died[0]]
         hint = ", often because memory ran out" if number == signal.SIGKILL else ""
@@ -137,7 +140,7 @@ def _one(work: Callable[[], int], rank: int, count: int, port: int, debug: bool)
         if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command only sees an exit code
-        code = error.exit_code
+        code = _SAID if error.exit_code == LostContact.exit_code else error.exit_code
     sys.exit(code)
 
 

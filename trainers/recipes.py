@@ -45,6 +45,7 @@ def plans_block(epochs: int, iterations: int, pretrained: bool, width: int) -> d
     return asked
 
 
-def first_width(architecture: Mapping[str, Any]) -> int:
-    """Features of the first stage of a plans' architecture; the recipe's own where it does not say."""
-    return int(next(iter(architecture["arch_kwargs"].get("features_per_stage", ())), WIDTH))
+def first_width(configuration: Mapping[str, Any]) -> int:
+    """Features of the first stage of a plans' configuration; the recipe's own where it does not say."""
+    kwargs = configuration.get("architecture", {}).get("arch_kwargs", {})
+    return int(next(iter(kwargs.get("features_per_stage", ())), WIDTH))

@@ -115,6 +115,8 @@ def check_health(trainer: nnsslTrainer) -> None:
     found = [trainer.method.health(row) for row in recent]
     if all(found):
         trainer.save_checkpoint(str(Path(trainer.output_folder) / LATEST))
+        if trainer.is_ddp:
+            trainer._signal_vote.meet()  # the others would leave at once, and the first be killed while it saves
         raise NnsslError(
             f"stopped in epoch {trainer.state.epoch} (on_collapse=stop): for {SICK_EPOCHS} epochs {'; '.join(found[-1])}. "
             "To go on all the same: --c --set on_collapse=warn"

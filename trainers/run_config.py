@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.data.weights import Balance
 from nnssl.errors import MissingError, NnsslError, did_you_mean
+from nnssl.files import read_yaml
 from nnssl.methods import Method, get_method
 from nnssl.methods.base import OptimizerName
+
+LONGEST = 200
+"""Letters of a value or a parser's words in a message."""
 
 
 class RunConfig(BaseModel):
@@ -56,9 +60,14 @@ class RunConfig(BaseModel):
     memory_format: MemoryFormat = Field("auto", description="order of weights in memory: channels_last on a GPU")
     freeze_biases: bool = Field(False, description="leave out the biases that a norm takes off again")
     accumulate: int = Field(1, ge=1, description="parts that a batch is worked through in, one after the other")
-    checkpointing: bool = Field(False, description="compute stages again for the backward pass instead of keeping them")
+    checkpointing: bool = Field(
+        False, description="compute stages again for the backward pass (compiled with tiles: several graphs)"
+    )
     cache: float | str = Field(
         "none", description="keep cases unpacked in memory: GiB on this machine; auto: if the pool fits; none"
+    )
+    readahead: int = Field(
+        4, ge=0, description="batches of each reading process whose files are named to the system beforehand"
     )
     init: str | None = Field(None, description="encoder.pth to start from instead of random weights")
     decoder: Literal["fresh", "pretrained"] | None = Field(
@@ -138,14 +147,31 @@ class RunConfig(BaseModel):
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """`spark.mask_ratio` is an option of one part of a composite."""
+    """`spark.mask_ratio` is an option of one part of a composite.
+
+    Raises:
+        NnsslError: the key is no text, as YAML allows.
+    """
+    if not isinstance(key, str):
+        raise NnsslError(f"{_shown(key)} is no name of a setting: names are words")
     part, dot, rest = key.partition(".")
+    there = values.get(part)
+    there = there if isinstance(there, Mapping) else {}  # a single value is replaced by what comes later
     if dot:
-        values[part] = {**values.get(part, {}), rest: value}
+        values[part] = {**there, rest: value}
     elif isinstance(value, Mapping):
-        values[key] = {**values.get(key, {}), **value}
+        values[key] = {**there, **value}
     else:
         values[key] = value
+
+
+def _shown(value: object, form: Callable[[object], str] = str) -> str:
+    """For a message: one line that is no longer than a line."""
+    try:
+        text = " ".join(form(value).split())
+    except ValueError:  # Python writes no integer of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def method_config(method: type[Method], options: Mapping[str, Any]) -> Any:
@@ -175,7 +201,7 @@ def make_run_config(method: str, flags: Mapping[str, Any], file: Path | None, se
         if key not in run_keys | method_keys:
             known = ", ".join(sorted(method_keys)) + "; of the run: " + ", ".join(sorted(run_keys))
             raise NnsslError(
-                f"unknown setting '{key}'.{did_you_mean(key, run_keys | method_keys)} Settings of {method}: {known}"
+                f"unknown setting '{_shown(key)}'.{did_you_mean(key, run_keys | method_keys)} Settings of {method}: {known}"
             )
     options = {k: v for k, v in values.items() if k in method_keys}
     method_config(cls, options)
@@ -196,29 +222,19 @@ def _from_file(file: Path | None) -> list[tuple[str, Any]]:
         return []
     if not file.is_file():
         raise MissingError(f"--config {file} does not exist")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: its encoding, or a number of 5,000 digits
-        raise NnsslError(f"--config {file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise NnsslError(f"--config {file} must hold 'key: value' lines")
-    return list(content.items())
+    return list(read_yaml(file, f"--config {file}").items())
 
 
 def _from_text(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise NnsslError(f"--set {text}: write it as key=value")
+        raise NnsslError(f"--set {_shown(text)}: write it as key=value")
     if "," in value and not value.lstrip().startswith("["):
         value = f"[{value}]"
     try:
         return key.strip(), yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise NnsslError(f"--set {text}: the value cannot be read") from error
+        raise NnsslError(f"--set {_shown(text)}: the value cannot be read") from error
 
 
 def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
@@ -229,4 +245,4 @@ def _validated(cls: type[BaseModel], values: Mapping[str, Any]) -> Any:
         key = ".".join(str(p) for p in first["loc"] if isinstance(p, str))
         message = first["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
-        raise NnsslError(f"{key}={first['input']!r}: {message}" if key else message) from None
+        raise NnsslError(f"{_shown(key)}={_shown(first['input'], repr)}: {message}" if key else message) from None

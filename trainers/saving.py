@@ -212,14 +212,23 @@ def tolerated(write: Callable[[], Any], path: Path, say: Say) -> None:
         say(f"WARNING: {explain(trouble, path)}. Training goes on without it")
 
 
-def saved_config(folder: Path) -> dict[str, Any]:
-    """The settings in a run's config.json.
+def saved_config(folder: Path) -> dict[str, Any] | None:
+    """The settings in a run's config.json, or in its checkpoint if only that was copied here; None where there is no run.
 
     Raises:
         NnsslError: the file is damaged.
     """
     path = folder / "config.json"
-    try:
-        return dict(read_json(path)["config"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise NnsslError(f"{path} is damaged ({error}): restore it, or start again with --overwrite") from error
+    if path.is_file():
+        mend = "Restore it, or start again with --overwrite"
+        try:
+            return dict(read_json(path)["config"])
+        except NnsslError as error:  # it names the file
+            raise NnsslError(f"{error}. {mend}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise NnsslError(f"{path} is damaged: it holds no settings. {mend}") from error
+    found = next((folder / name for name in ORDER if (folder / name).is_file()), None)
+    if found is None:
+        return None
+    content, _ = read_checkpoint(found, lambda _: None)  # reading it once more to continue says what is to be said
+    return dict(content["config"])

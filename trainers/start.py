@@ -1,7 +1,9 @@
-"""What happens before a run's first step: it must not overwrite another, rehearses its export and says what it is."""
+"""What happens before a run's first step: its folder is its own, its export is rehearsed, and it says what it is."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers.building import describe_run
 from nnssl.trainers.export import export_rehearsal
 from nnssl.trainers.pools import write_thinning
+from nnssl.trainers.run_lock import PATIENCE, RunLock
 from nnssl.trainers.saving import ORDER
 
 from nnssl.errors import NnsslError
@@ -19,18 +22,59 @@ if TYPE_CHECKING:
     from nnssl.trainers.pretraining import nnsslTrainer
 
 
-def refuse_to_overwrite(trainer: nnsslTrainer) -> None:
+def refuse_to_overwrite(folder: Path) -> None:
     """A new run does not go into the folder of another.
 
     Raises:
-        NnsslError: there is one, or the encoder to start from is gone.
+        NnsslError: there is one.
     """
-    folder = Path(trainer.output_folder)
-    if trainer.local_rank == 0 and not trainer.resumed and any((folder / name).exists() for name in ORDER):
+    if any((folder / name).exists() for name in ORDER):
         raise NnsslError(
-            f"{folder} already holds a run: continue it with --c; nnssl_pretrain also knows --name, to tell runs apart, "
-            "and --overwrite"
+            f"{folder} already holds a run: continue it with --c, or (nnssl_pretrain) throw it away with --overwrite, or "
+            "tell the new one apart with --name"
         )
+
+
+def clear_run(folder: Path, patience: float = PATIENCE) -> None:
+    """Throw a run away (`--overwrite`), unless a process is still training in its folder.
+
+    Args:
+        folder: of the run; it need not be there.
+        patience: seconds to wait for that process to end.
+
+    Raises:
+        NnsslError: it has not.
+    """
+    if not folder.is_dir():
+        return
+    with RunLock(folder, patience) as lock:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != lock.path:  # NFS keeps an open file, and with it the folder
+                path.unlink()
+    with contextlib.suppress(OSError):  # somebody has begun a run there at this moment
+        folder.rmdir()
+
+
+def wait_for_predecessor(folder: Path, patience: float = PATIENCE) -> None:
+    """Let a process that still trains in the folder end: it saves before it leaves, and that is what `--c` must read.
+
+    Raises:
+        NnsslError: it has not ended.
+    """
+    with RunLock(folder, patience):
+        pass
+
+
+def check_beginning(trainer: nnsslTrainer) -> None:
+    """A run that is not continued needs a folder of its own, and the encoder that it starts from.
+
+    Raises:
+        NnsslError: one of them is not there.
+    """
+    if trainer.local_rank == 0 and not trainer.resumed:
+        refuse_to_overwrite(Path(trainer.output_folder))
     if trainer.run.init and trainer.ancestor is None:
         raise NnsslError(f"--init {trainer.run.init} is gone and there is no checkpoint to continue from")
 

@@ -14,6 +14,7 @@ from nnssl.trainers.precision import autocast
 from nnssl.trainers.run_config import RunConfig
 from nnssl.trainers.schedule import warmup_then
 from nnssl.trainers.trouble import StepGuard, marked
+from torch import distributed as dist
 from torch import nn
 
 from nnssl.data.loader import rank_share
@@ -67,7 +68,7 @@ class TrainingStep:
             self.state.sums[name] = self.state.sums.get(name, 0) + torch.where(good, value.float(), 0.0)
         self.state.sums[SKIPPED] = self.state.sums.get(SKIPPED, 0) + (~good).float()
         # a loss scaler is meant to overflow now and then; the loss itself is not
-        bad = ~good if self.grad_scaler is None else ~torch.isfinite(seen["train_loss"])
+        bad = ~good if self.grad_scaler is None else self._anywhere(~torch.isfinite(losses.total))
         self.state.trouble.record(step, bad, norm, seen, run.nonfinite_steps)
         self.state.step += 1
 
@@ -117,6 +118,14 @@ class TrainingStep:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
         return norm, torch.isfinite(norm)
+
+    def _anywhere(self, flag: torch.Tensor) -> torch.Tensor:
+        """Whether a 0-dim bool is true in any process: what all act on together must not follow from one's own numbers."""
+        if self.world_size == 1:
+            return flag
+        greatest = flag.float()
+        dist.all_reduce(greatest, dist.ReduceOp.MAX)  # NCCL queues it like any operation: the host does not wait
+        return greatest > 0
 
     def _autocast(self) -> Any:
         return autocast(self.precision, self.device)

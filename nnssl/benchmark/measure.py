@@ -17,6 +17,7 @@ from nnssl.data.sampling import TRAINING
 from nnssl.errors import NnsslError
 from nnssl.methods import CropBatch
 from nnssl.trainers.dry_run import initialized_trainer
+from nnssl.trainers.executor import out_of_memory
 from nnssl.trainers.launch import Request
 from nnssl.trainers.pretraining import nnsslTrainer
 
@@ -105,16 +106,11 @@ def build(request: Request, device: torch.device, label: str) -> Measured:
         memory = peak.peak()
         return Measured(label, trainer, count_flops(trainer, batch), memory)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         raise NnsslError(
             f"{request.method} {label}: the memory of the device is too small; try a smaller --set batch_size=N"
         ) from error
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Of a GPU, of numpy, or of torch on a CPU, which has no type of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def one_batch(trainer: nnsslTrainer) -> CropBatch:

@@ -43,7 +43,7 @@ def benchmark(requests: Sequence[Request], against: Sequence[str], timing: Timin
     Raises:
         NnsslError: what a run would refuse, and memory that does not suffice.
     """
-    device = pick_device(requests[0].device, 1)
+    device = pick_device(requests[0].device)
     limit_threads(device)
     keys = {_key(text) for text in against}
     common = [text for text in requests[0].sets if _key(text) not in keys]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnssl.cli.common import parser, positive_int, run
+from nnssl.cli.common import add_settings, parser, positive_int, run
 from nnssl.errors import NnsslError
 from nnssl.methods import method_names
 
@@ -38,14 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     methods = f"one or several of {', '.join(method_names())}; or sums a+b"
     p.add_argument("-m", required=True, nargs="+", metavar="METHOD", help=methods)
     p.add_argument("-p", metavar="PLANS", help="plans of the dataset (nnsslPlans if not set)")
-    p.add_argument(
-        "--set",
-        dest="sets",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="a setting, as of nnssl_pretrain; repeatable",
-    )
+    add_settings(p, "a setting, as of nnssl_pretrain; repeatable")
     p.add_argument(
         "--against",
         action="append",
@@ -72,7 +65,7 @@ def main_with(a: argparse.Namespace) -> None:
     from nnssl.trainers.launch import Request, pick_device
 
     _check(a)
-    device = pick_device(a.device, 1).type
+    device = pick_device(a.device).type
     with _dataset(a, device) as dataset:
         requests = [
             Request(dataset, a.c, method, plans=a.p or "nnsslPlans", sets=tuple(a.sets), device=device, debug=a.debug)

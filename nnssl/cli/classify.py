@@ -89,7 +89,7 @@ def main_with(a: argparse.Namespace) -> None:
     from nnssl.evaluate.classify.settings import ClassifySettings
     from nnssl.trainers.launch import pick_device
 
-    device = pick_device(a.device, 1)
+    device = pick_device(a.device)
     torch.manual_seed(a.seed)
     settings = ClassifySettings(
         method=a.m, init=a.init, steps=a.steps, epochs=a.epochs, freeze_epochs=a.freeze_epochs, lr=a.lr, head_lr=a.head_lr,
@@ -231,7 +231,7 @@ def _predict(a: argparse.Namespace) -> None:
     model = read_model(a.predict)
     cases = find_cases(a.i, model.recipe)
     log.info("%d %s", len(cases.readers), cases.origin)
-    names, answers, failed = predict(model, cases, pick_device(a.device, 1))
+    names, answers, failed = predict(model, cases, pick_device(a.device))
     for name, reason in failed.items():
         log.warning("%s: %s", name, reason)
     if not names:

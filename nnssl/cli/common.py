@@ -31,6 +31,11 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     return p
 
 
+def add_settings(p: argparse.ArgumentParser, help: str) -> None:
+    """`--set NAME=VALUE`, as often as one likes; their list is `sets`."""
+    p.add_argument("--set", dest="sets", action="append", default=[], metavar="K=V", help=help)
+
+
 def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> None:
     """Run a command's main function and leave the process with its exit code.
 

@@ -49,7 +49,7 @@ def main_with(a: argparse.Namespace) -> None:
         raise NnsslError(f"-o {a.o}: the ending says the format, .npz or .parquet")
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     cases, read = case_reader(dataset, a.p, a.c)
-    options = {"levels": a.levels, "pooling": a.pooling, "seed": a.seed, "device": pick_device(a.device, 1)}
+    options = {"levels": a.levels, "pooling": a.pooling, "seed": a.seed, "device": pick_device(a.device)}
     extractor = make_extractor(a.init, dataset, a.p, a.c, **options)
     if extractor.report is not None:
         for line in extractor.report.lines():

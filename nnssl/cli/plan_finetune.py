@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main_with(a: argparse.Namespace) -> None:
     from nnssl.data.folders import read_plans, resolve_dataset
     from nnssl.trainers.finetune_plan import absolute, draw_cases, finetune_plans, next_command
-    from nnssl.trainers.recipes import EPOCHS, ITERATIONS, WIDTH, first_width, plans_block
+    from nnssl.trainers.recipes import EPOCHS, ITERATIONS, first_width, plans_block
 
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     if a.f != "all" and not a.f.isdecimal():
@@ -107,9 +107,8 @@ def main_with(a: argparse.Namespace) -> None:
     }
     # what was measured is AdamW with one ramp
     if a.recipe == "auto" and a.schedule in ("warmup", "scratch") and a.optimizer != "sgd":
-        width = first_width(there[configuration]["architecture"]) if "architecture" in there[configuration] else WIDTH
-        pretrained = a.schedule == "warmup"
-        rest = plans_block(a.epochs or EPOCHS, a.iterations or ITERATIONS, pretrained, width)
+        width = first_width(there[configuration])
+        rest = plans_block(a.epochs or EPOCHS, a.iterations or ITERATIONS, a.schedule == "warmup", width)
         chosen = {k: v for k, v in rest.items() if settings.get(k) is None}
         settings |= chosen
         if chosen:

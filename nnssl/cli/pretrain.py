@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nnssl.cli.common import natural, parser, positive_float, positive_int, run
+from nnssl.cli.common import add_settings, natural, parser, positive_float, positive_int, run
 from nnssl.errors import NnsslError
 from nnssl.methods import method_names
 from nnssl.trainers.launch import Request, launch
@@ -48,14 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", type=positive_int, help="crops per step over all GPUs (the plans' if not set)")
     p.add_argument("--lr", type=positive_float, help="peak learning rate (the method's if not set)")
     p.add_argument("--seed", type=natural, help="seed of everything random (0 if not set)")
-    p.add_argument(
-        "--set",
-        dest="sets",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="a setting of the method or the run; repeatable",
-    )
+    add_settings(p, "a setting of the method or the run; repeatable")
     p.add_argument("--config", type=Path, metavar="FILE", help="YAML file with such settings")
     p.add_argument(
         "--init", metavar="FILE", help="encoder.pth of another run to start from (chained pretraining), same plans"

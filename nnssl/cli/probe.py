@@ -86,7 +86,7 @@ def _features(a: argparse.Namespace, dataset: str, cases: Any, read: Any, source
     from nnssl.evaluate.features import make_extractor
     from nnssl.trainers.launch import pick_device
 
-    options = {"levels": a.levels, "pooling": a.pooling, "seed": seed, "device": pick_device(a.device, 1)}
+    options = {"levels": a.levels, "pooling": a.pooling, "seed": seed, "device": pick_device(a.device)}
     found = embed(make_extractor(source, dataset, a.p, a.c, **options), cases, read, "case", {})
     return dict(zip(found.cases, found.features))
 

@@ -138,12 +138,13 @@ def _named(text: str) -> tuple[str, str]:
 
 def _run(a: argparse.Namespace) -> int:
     from nnssl.evaluate.study.cost import measure_cost
-    from nnssl.evaluate.study.jobs import Share, prepare, run_study
+    from nnssl.evaluate.study.jobs import Share, run_study
+    from nnssl.evaluate.study.preparation import prepare
     from nnssl.evaluate.study.spec import read_study
     from nnssl.trainers.launch import pick_device
 
     share = Share(*_part(a.job))
-    device = str(pick_device(a.device, 1))
+    device = str(pick_device(a.device))
     study = read_study(a.study)
     if a.dry_run:
         for line in measure_cost(study, a.o, a.jobs * share.count, device):

@@ -1,21 +1,25 @@
 """Checksums of preprocessed files: a flipped bit on a disk is found and named, not trained on.
 
-They are made when a case is preprocessed and lie in the pool's index. Reading every file whenever a run starts would cost as
-much as an epoch, so a start compares sizes only (what was cut short by a full disk or a copy that stopped), and
-`nnssl_doctor --data` reads everything. Blosc2 itself has no checksum. Folders without any keep working.
+They are made when a case is preprocessed and lie in the pool's index. Reading every file whenever a run starts would keep it
+waiting, so a start compares sizes only (what was cut short by a full disk or a copy that stopped); an image is compared with
+its checksum when the run reads it for the first time; and `nnssl_doctor --data` reads everything. Blosc2 itself has no
+checksum: most flipped bits give other voxels, and no error. Folders without checksums keep working.
 """
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.store import BODY_SUFFIX, PREPROCESS_AGAIN
 from nnssl.errors import NnsslError
 
-FILES = (".b2nd", "_seg.b2nd", BODY_SUFFIX)
+IMAGE = ".b2nd"
+FILES = (IMAGE, "_seg.b2nd", BODY_SUFFIX)
 """Of a case, what is read in training. nnU-Net's properties are small and its own business."""
 PIECE = 2**22
 SHOWN = 3
@@ -50,6 +54,51 @@ def damaged_files(pool: Pool, index: int) -> list[str]:
 def has_checksums(case: PoolCase) -> bool:
     """Whether the case was preprocessed by a version that made them."""
     return bool(_parts(case.checksum))
+
+
+class FirstReads:
+    """Compares the image of a case with its checksum before a run reads it for the first time.
+
+    Reading processes that are made by fork share what they know; others compare each for itself.
+
+    Args:
+        pools: of the run.
+    """
+
+    def __init__(self, *pools: Pool) -> None:
+        self._known: dict[Path, tuple[int, int]] = {}
+        for pool in pools:
+            for index, case in enumerate(pool.cases):
+                for suffix, _, crc in _parts(case.checksum):
+                    if suffix == IMAGE:
+                        self._known.setdefault(pool.image_path(index), (len(self._known), crc))
+        self._compared: Any = mmap.mmap(-1, max(len(self._known), 1))
+
+    def __getstate__(self) -> dict[Path, tuple[int, int]]:
+        return self._known
+
+    def __setstate__(self, known: dict[Path, tuple[int, int]]) -> None:
+        self._known, self._compared = known, bytearray(len(known))
+
+    def __call__(self, path: Path) -> None:
+        """Compare, if this has not been done and there is a checksum.
+
+        Raises:
+            NnsslError: the file is missing or not what was written.
+        """
+        number, crc = self._known.get(path, (-1, 0))
+        if number < 0 or self._compared[number]:
+            return
+        try:
+            found = _crc(path)
+        except OSError as error:
+            raise NnsslError(f"{path} cannot be read ({error.strerror or error}): {PREPROCESS_AGAIN}") from error
+        if found != crc:
+            raise NnsslError(
+                f"{path} is not what was written (checksum), so its image is damaged. Look for more with nnssl_doctor "
+                f"--data; for each case, {PREPROCESS_AGAIN}. Then go on with --c"
+            )
+        self._compared[number] = 1
 
 
 def _differences(pool: Pool, index: int, whole: bool) -> Iterator[str]:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nnssl.data.cache import CaseCache
 from nnssl.data.pool import Pool
+from nnssl.data.readahead import ReadAhead
 from nnssl.data.sampling import CropPlace, CropSampler
 from nnssl.data.store import CaseReader
 from nnssl.data.subjects import groups
+from nnssl.errors import NnsslError
+
+Item: TypeAlias = dict[str, Any]
+"""Tensors by name, see `CropDataset`."""
+ERROR = "error"
 
 
-class CropDataset(Dataset[dict[str, torch.Tensor]]):
+class CropDataset(Dataset[Item]):
     """Item number s is this rank's share of the batch of step s.
 
     Args:
@@ -27,6 +35,8 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         two_d: drop the leading axis of length one.
         partners: also read every crop's partner, see `CropSampler.partner`.
         cache: of unpacked cases; then the reading processes must be forked.
+        check: called with the path of a case before it is opened, see `nnssl.data.checksums.FirstReads`.
+        readahead: batches of each reading process whose files are named to the system beforehand; 0 = none.
     """
 
     def __init__(
@@ -38,6 +48,8 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         two_d: bool,
         partners: bool = False,
         cache: CaseCache | None = None,
+        check: Callable[[Path], None] | None = None,
+        readahead: int = 0,
     ) -> None:
         self.pool = pool
         self.sampler = sampler
@@ -46,14 +58,31 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
         self.two_d = two_d
         self.partners = partners
         self.cache = cache
+        self.check = check
+        self._ahead = ReadAhead(pool, sampler, batch_size, share, partners, readahead)
         self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, step: int) -> Item:
         """`images` (b, C, *size), `inside` (b, dim, 2) int64, `case` (b,) int64, and the same under `partner_*`.
 
-        See nnssl.methods.CropBatch.
+        See nnssl.methods.CropBatch. A reading process hands over an error that a user can mend as it is: torch would make a
+        traceback of its text.
+
+        Raises:
+            NnsslError: a case is damaged, in a process that is no reading process.
         """
+        try:
+            return self.batch(step)
+        except NnsslError as error:
+            if get_worker_info() is None:
+                raise
+            return {ERROR: error}
+
+    def batch(self, step: int) -> Item:
+        """As `__getitem__`; errors are raised everywhere."""
+        worker = get_worker_info()
+        self._ahead.before(step, worker.num_workers if worker else 1)
         numbers = [step * self.batch_size + i for i in self.share]
         places = [self.sampler(n) for n in numbers]
         item = self._read(places)
@@ -62,9 +91,9 @@ class CropDataset(Dataset[dict[str, torch.Tensor]]):
             item |= {f"partner_{key}": value for key, value in partners.items()}
         return item
 
-    def _read(self, places: list[CropPlace]) -> dict[str, torch.Tensor]:
+    def _read(self, places: list[CropPlace]) -> Item:
         if self._reader is None:
-            self._reader = CaseReader(unpacked=None if self.cache is None else self.cache.array)
+            self._reader = CaseReader(unpacked=None if self.cache is None else self.cache.array, check=self.check)
         images, inside, cases = [], [], []
         for place in places:
             crop, box = self._reader.crop(self.pool.image_path(place.case), place.lower, self.sampler.size)
@@ -91,8 +120,18 @@ class _Steps(torch.utils.data.Sampler[int]):
         return len(self.steps)
 
 
-def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches of the given steps, in order.
+class _Batches(DataLoader[Item]):
+    """Raises what went wrong in a reading process."""
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        for item in super().__iter__():
+            if ERROR in item:
+                raise item[ERROR]
+            yield item
+
+
+def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> DataLoader[Item]:
+    """Batches of the given steps, in order. Iterating over it raises NnsslError where a case is damaged.
 
     Args:
         dataset: what to read.
@@ -100,7 +139,7 @@ def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> 
         workers: reading processes; 0 = read in this one.
         pin: page-locked memory, for copies to a GPU that do not wait.
     """
-    return DataLoader(
+    return _Batches(
         dataset,
         batch_size=None,
         sampler=_Steps(steps),

@@ -76,10 +76,7 @@ class CropSampler:
 
         A case that is its subject's only scan is its own partner.
         """
-        case = place.case
-        if scans := self._scans.get(case):
-            drawn = int(np.random.default_rng((*self._key, 2, n)).integers(len(scans) - 1))
-            case = scans[drawn + (drawn >= bisect_left(scans, case))]  # any but itself
+        case = self._partner_case(n, place.case)
         lower = []
         for low, length, other, size in zip(
             place.lower, self.pool.cases[place.case].shape, self.pool.cases[case].shape, self.size
@@ -89,3 +86,15 @@ class CropSampler:
             centre = (low + size / 2) / length * other
             lower.append(int(np.clip(round(centre - size / 2), first, last)))
         return CropPlace(case, (lower[0], lower[1], lower[2]))
+
+    def cases(self, n: int, partner: bool) -> list[int]:
+        """The case of crop number n and, if asked for, that of its partner, without placing them."""
+        case = self._passes(n)
+        return [case, self._partner_case(n, case)] if partner else [case]
+
+    def _partner_case(self, n: int, case: int) -> int:
+        scans = self._scans.get(case)
+        if not scans:
+            return case
+        drawn = int(np.random.default_rng((*self._key, 2, n)).integers(len(scans) - 1))
+        return scans[drawn + (drawn >= bisect_left(scans, case))]  # any but itself

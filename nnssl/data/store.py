@@ -98,10 +98,17 @@ class CaseReader:
     Args:
         keep_open: files.
         unpacked: takes a path and the opened file and gives the array to read from, see `nnssl.data.cache`.
+        check: called with a path before its file is opened; raises NnsslError, see `nnssl.data.checksums`.
     """
 
-    def __init__(self, keep_open: int = 64, unpacked: Callable[[Path, Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        keep_open: int = 64,
+        unpacked: Callable[[Path, Any], Any] | None = None,
+        check: Callable[[Path], None] | None = None,
+    ) -> None:
         self._unpacked = unpacked
+        self._check = check
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._keep_open = keep_open
 
@@ -119,25 +126,31 @@ class CaseReader:
         Raises:
             NnsslError: the file is damaged; it is named.
         """
-        array = self._array(path) if self._unpacked is None else self._unpacked(path, self._array(path))
-        shape = array.shape[1:]
-        start = [max(0, lo) for lo in lower]
-        stop = [min(n, lo + s) for n, lo, s in zip(shape, lower, size)]
-        inside = np.array([[a - lo, b - lo] for a, b, lo in zip(start, stop, lower)], dtype=np.int64)
-        out = np.zeros((array.shape[0], *size), dtype=array.dtype)
-        channels = slice(None)
-        there = (channels, *(slice(a, b) for a, b in inside))
-        here = (channels, *(slice(a, b) for a, b in zip(start, stop)))
+        array = self._array(path)
         try:
-            out[there] = array[here]
+            return self._crop(array if self._unpacked is None else self._unpacked(path, array), lower, size)
         except Exception as error:  # whatever a damaged frame makes of the library
             raise NnsslError(f"{path} is damaged ({error}): {PREPROCESS_AGAIN}") from error
+
+    @staticmethod
+    def _crop(array: Any, lower: Sequence[int], size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        shape = array.shape[1:]
+        first = [min(max(-lo, 0), s) for lo, s in zip(lower, size)]
+        last = [max(a, min(n - lo, s)) for a, n, lo, s in zip(first, shape, lower, size)]
+        inside = np.array([first, last], dtype=np.int64).T
+        out = np.zeros((array.shape[0], *size), dtype=array.dtype)
+        if all(a < b for a, b in zip(first, last)):  # else the box lies beyond the image altogether
+            there = (slice(None), *(slice(a, b) for a, b in zip(first, last)))
+            here = (slice(None), *(slice(lo + a, lo + b) for lo, a, b in zip(lower, first, last)))
+            out[there] = array[here]
         return out, inside
 
     def _array(self, path: Path) -> Any:
         if path in self._open:
             self._open.move_to_end(path)
         else:
+            if self._check is not None:
+                self._check(path)
             self._open[path] = open_case(path)
             if len(self._open) > self._keep_open:
                 self._open.popitem(last=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import os
 import tempfile
 from pathlib import Path
 
 import torch
 
 from nnssl.data.sampling import TRAINING
-from nnssl.trainers.launch import Request, limit_threads, make_trainer, pick_device, prepare
+from nnssl.trainers.dry_run import initialized_trainer
+from nnssl.trainers.elsewhere import folders_below
+from nnssl.trainers.launch import Request, limit_threads, pick_device
 from nnssl.trainers.preview import save_preview
 
 CROPS = 2
@@ -34,25 +33,15 @@ def draw_views(dataset: str, configuration: str, method: str, plans: str) -> byt
     Raises:
         NnsslError: not preprocessed, out of date, or not for this method.
     """
-    device = pick_device(None, 1)
+    device = pick_device(None)
     limit_threads(device)
     request = Request(dataset, configuration, method, plans, flags={"batch_size": CROPS})
-    before = os.environ.get("nnUNet_results")
-    with tempfile.TemporaryDirectory() as elsewhere:  # nnU-Net's constructor makes folders
-        os.environ["nnUNet_results"] = elsewhere
-        try:
-            return _draw(dataclasses.replace(request, device=device.type), device, Path(elsewhere))
-        finally:
-            if before is None:
-                del os.environ["nnUNet_results"]
-            else:
-                os.environ["nnUNet_results"] = before
+    with tempfile.TemporaryDirectory() as elsewhere, folders_below(elsewhere, ["nnUNet_results"]):
+        return _draw(dataclasses.replace(request, device=device.type), device, Path(elsewhere))
 
 
 def _draw(request: Request, device: torch.device, folder: Path) -> bytes:
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer = make_trainer(request, prepare(request), device)
-        trainer.initialize()
+    _, trainer = initialized_trainer(request, device)
     trainer.method.train()
     # The trainer's own steps, as in its save_preview: a preview made in any other way would show something else.
     batch = next(iter(trainer._loader(trainer.train_pool, TRAINING, range(1), workers=0)))

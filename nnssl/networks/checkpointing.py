@@ -65,18 +65,26 @@ def _still(norms: list[Any]) -> Iterator[None]:
 
 
 def checkpoint_stages(module: nn.Module) -> int:
-    """Checkpoint every stage of the encoders and decoders in a module: what stands in a list called `stages`.
+    """Checkpoint every stage of the encoders and decoders in a module.
+
+    A stage is what stands in a list called `stages`, and in a feature extractor of timm what it calls one after the other.
 
     Returns:
         How many stages there are; 0 = nothing to save.
     """
-    lists = [
-        m.stages for m in module.modules() if isinstance(getattr(m, "stages", None), nn.ModuleList | nn.Sequential)
-    ]
-    stages = {id(stage): stage for stages in lists for stage in stages}  # type: ignore[union-attr]
+    stages = {id(stage): stage for m in module.modules() for stage in _stages(m)}
     for stage in stages.values():
         stage.forward = Checkpointed(stage)
     return len(stages)
+
+
+def _stages(module: Any) -> list[nn.Module]:
+    """The stages that a module calls itself, with one tensor each."""
+    if hasattr(getattr(module, "feature_info", None), "reduction"):  # timm: children one by one, or blocks in a row
+        rows = module.blocks if isinstance(getattr(module, "blocks", None), nn.Sequential) else module.children()
+        return [m for m in rows if any(True for _ in m.children()) and any(True for _ in m.parameters())]
+    stages = vars(module).get("_modules", {}).get("stages")
+    return list(stages) if isinstance(stages, nn.ModuleList | nn.Sequential) else []
 
 
 def run_stage(stage: nn.Module, compute: Callable[[Any], Any], x: Any) -> Any:

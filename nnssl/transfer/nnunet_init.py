@@ -21,6 +21,7 @@ from torch import nn
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 from nnssl.networks import build_unet
+from nnssl.transfer import torch_files
 from nnssl.transfer.adapt import adapt_network
 from nnssl.transfer.adapt.backbone import PREFIX, encoder_names
 from nnssl.transfer.adapt.channels import ChannelMap, match_names
@@ -134,7 +135,8 @@ def write_nnunet_init(
     state, report = complete_network(source, target, decoder, seed, channel_map=channel_map, min_coverage=min_coverage)
     content = {"network_weights": state, "nnssl_load_report": report.as_dict(), "nnssl_decoder": decoder}
     with atomic_path(path) as temporary:  # the file appears under its name only after it has passed
-        torch.save(content, temporary)
+        with temporary.open("wb") as file:
+            torch_files.write(content, file)
         _verify_apart(temporary, state, target)
     return report
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
+from nnssl.transfer import torch_files
 from nnssl.transfer.adapt.channels import ChannelMap
 from nnssl.transfer.adapt.primus import adapt_primus
 from nnssl.transfer.compare import image_remarks
@@ -108,7 +109,8 @@ def write_primus_init(
             + "\n".join(report.lines())
         )
     with atomic_path(path) as temporary:
-        torch.save({"network_weights": state, "nnssl_load_report": report.as_dict()}, temporary)
+        with temporary.open("wb") as file:
+            torch_files.write({"network_weights": state, "nnssl_load_report": report.as_dict()}, file)
         _verify(temporary, state, build_primus(name, plans, configuration, dataset_json))
     return report
 

@@ -24,13 +24,13 @@ _NUMPY: list[Any] = [
 """NumPy numbers, which nnU-Net's checkpoints hold in their log, under the names of NumPy 1 and 2."""
 
 
-def save(content: dict[str, Any], path: Path | str, make_folder: bool = True) -> None:
+def save(content: dict[str, Any], path: Path | str) -> None:
     """Write a torch file, complete or not at all.
 
     Raises:
         RuntimeError, OSError: the disk; `nnssl.disk.disk_error` finds out.
     """
-    with atomic_path(path, make_folder) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         write(content, file)
 
 

@@ -44,3 +44,18 @@ def test_pictures_have_a_type_only(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "c.tif", np.zeros((9, 10), np.float32))
     assert [read_header(tmp_path / n).dtype for n in ("a.png", "b.png", "c.tif")] == ["uint8", "uint16", "float32"]
     assert read_header(tmp_path / "a.png").orientation is None
+
+
+def test_a_header_that_itk_refuses_has_a_type_all_the_same(tmp_path: Path) -> None:
+    """Axes that are not at right angles: nnU-Net has a reader that takes them."""
+    import nibabel
+
+    skewed = np.eye(4)
+    skewed[0, 1] = 0.5
+    image = nibabel.Nifti1Image(np.zeros((9, 10, 11), np.int16), None)
+    image.header.set_sform(skewed, 1)
+    nibabel.save(image, tmp_path / "skewed.nii.gz")
+    found = read_header(tmp_path / "skewed.nii.gz")
+    assert (found.dtype, found.orientation) == ("int16", None)
+    content = (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\ntype: short\ndimension: x\n\n")
+    assert content and read_header(tmp_path / "a.nrrd").dtype is None

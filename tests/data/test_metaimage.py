@@ -66,6 +66,45 @@ def test_words_where_numbers_should_be(tmp_path: Path) -> None:
         check_metaimage(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("DimSize = 14 13 12", "DimSize = 140000 130000 120000", "GiB of memory"),
+        ("DimSize = 14 13 12", "DimSize = 14 -13 12", "DimSize or ElementType"),
+        ("DimSize = 14 13 12", "DimSize = 14 13 inf", "header is damaged"),
+        ("NDims = 3", "NDims = 4", "NDims 4, but 3 sizes"),
+        ("ElementSpacing = 0.5 ", "ElementSpacing = 0.5\nComment = ", "NDims 3, but 3 sizes"),
+        ("ElementType = MET_SHORT", "ElementNumberOfChannels = 0\nElementType = MET_SHORT", "0 channels"),
+        ("ElementType = MET_SHORT", "ElementNumberOfChannels = 9999999999\nElementType = MET_SHORT", "GiB of memory"),
+        ("TransformMatrix = 1 0", "TransformMatrix = 1e30 0", "damaged: transformmatrix"),
+        ("Offset = 0 0", "Offset = nan 0", "damaged: offset"),
+        ("CenterOfRotation = 0 0", "CenterOfRotation = 0 inf", "damaged: centerofrotation"),
+        ("ObjectType = Image", "ObjectType = " + "9" * 200_000, "names no data"),
+    ],
+)
+def test_damaged_headers_are_refused_before_a_reader_sees_them(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """ITK takes all memory, reads beyond its arrays, or searches for the axes of an absurd matrix for ever."""
+    path = write(tmp_path / "a.mha", False)
+    header(path, old, new)
+    with pytest.raises(Failure, match=said):
+        check_metaimage(path)
+
+
+def test_as_many_axes_as_no_reader_has_room_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mha", False)
+    header(path, "NDims = 3", "NDims = 11")
+    header(path, "DimSize = 14 13 12", f"DimSize = 14 13 12{' 1' * 8}")
+    header(path, "ElementSpacing = ", f"ElementSpacing = {'1 ' * 8}")
+    with pytest.raises(Failure, match="11 sizes"):
+        check_metaimage(path)
+
+
+def test_a_header_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mha").write_bytes(b"a = b\n" * 100_000)
+    with pytest.raises(Failure, match="names no data"):
+        check_metaimage(tmp_path / "a.mha")
+
+
 def test_other_files_are_no_metaimage(tmp_path: Path) -> None:
     (tmp_path / "a.mha").write_text("hello")
     with pytest.raises(Failure, match="not a MetaImage"):

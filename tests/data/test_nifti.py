@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -58,6 +59,35 @@ def test_a_name_alone_makes_no_gzip_file(tmp_path: Path) -> None:
     write(tmp_path / "a.nii").rename(tmp_path / "a.nii.gz")
     with pytest.raises(Failure, match="not gzip data"):
         check_nifti(tmp_path / "a.nii.gz")
+
+
+DAMAGE = {
+    "no axes": (40, "<h", 0, "dimensions"),
+    "an axis of no length": (42, "<h", 0, "dimensions"),
+    "eight axes": (40, "<h", 8, "dimensions"),
+    "more than memory": (42, "<hhh", (32767, 32767, 32767), "GiB of memory"),
+    "no magic word": (344, "<4s", b"ni7\0", "magic word"),
+    "voxels begin nowhere": (108, "<f", float("nan"), "begin at byte nan"),
+    "voxels begin beyond all disks": (108, "<f", 1e30, "begin at byte 1e"),
+    "voxels begin before the file": (108, "<f", -352.0, "begin at byte -352"),
+    "absurd axes": (280, "<f", 1e30, "axes or origin"),
+    "an origin that is no number": (292, "<f", float("nan"), "axes or origin"),
+    "absurd quaternion": (256, "<f", float("inf"), "axes or origin"),
+    "a spacing of nothing": (80, "<f", 0.0, "not positive"),
+}
+"""What -> where in the header, how, which numbers, what is said. ITK gives a wrong image, or takes minutes or all memory."""
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damaged_headers_are_refused_before_a_reader_sees_them(tmp_path: Path, what: str) -> None:
+    at, kind, value, said = DAMAGE[what]
+    path = write(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<hh", content, 252, 1, 1)  # both ways of saying where the image lies
+    struct.pack_into(kind, content, at, *(value if isinstance(value, tuple) else (value,)))
+    path.write_bytes(bytes(content))
+    with pytest.raises(Failure, match=said):
+        check_nifti(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

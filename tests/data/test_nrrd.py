@@ -66,6 +66,48 @@ def test_words_where_numbers_should_be(tmp_path: Path) -> None:
         check_nrrd(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("sizes: 14 13 12", "sizes: 140000 130000 120000", "GiB of memory"),
+        ("sizes: 14 13 12", "sizes: 14 0 12", "not positive"),
+        ("dimension: 3", "dimension: 4", "dimension 4, but 3 sizes"),
+        ("dimension: 3", "dimension: 99999999999999999999", "dimension 99999999999999999999, but 3"),
+        ("type: short", "type: block", "is no number"),
+        ("space directions: (0.5,", "space directions: (1e30,", "damaged: space directions"),
+        ("space origin: (0,", "space origin: (nan,", None),
+        ("space origin: (0,", "space origin: (-inf,", "damaged: space origin"),
+    ],
+)
+def test_damaged_headers_are_refused_before_a_reader_sees_them(
+    tmp_path: Path, old: str, new: str, said: str | None
+) -> None:
+    """ITK takes all memory, or searches for the axes of an absurd matrix for minutes."""
+    path = write(tmp_path / "a.nrrd", False)
+    header(path, old, new)
+    if said is None:  # "nan" is how the format says that a place is not known
+        check_nrrd(path)
+        return
+    with pytest.raises(Failure, match=said):
+        check_nrrd(path)
+
+
+def test_as_many_axes_as_no_reader_has_room_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nrrd", False)
+    header(path, "dimension: 3", "dimension: 17")
+    header(path, "sizes: 14 13 12", f"sizes: 14 13 12{' 1' * 14}")
+    with pytest.raises(Failure, match="17 sizes"):
+        check_nrrd(path)
+
+
+def test_a_line_without_an_end_is_refused(tmp_path: Path) -> None:
+    """Teem's parser, inside ITK, may crash on it."""
+    path = write(tmp_path / "a.nrrd", False)
+    header(path, "space origin: (0,", f"space origin: ({'9' * 20_000},")
+    with pytest.raises(Failure, match="line without an end"):
+        check_nrrd(path)
+
+
 def test_other_files_are_no_nrrd(tmp_path: Path) -> None:
     (tmp_path / "a.nrrd").write_text("hello")
     with pytest.raises(Failure, match="not an NRRD"):

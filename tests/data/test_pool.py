@@ -5,9 +5,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from nnssl.data.pool import Pool, PoolCase, read_pool, split_pool, write_pool
+from nnssl.data.pool import Pool, PoolCase, body_positions, read_pool, split_pool, write_pool
 from nnssl.data.thinning import KeptSlices
 from nnssl.errors import MissingError, NnsslError
 
@@ -84,3 +85,36 @@ def test_what_a_run_adds_is_not_in_the_index(tmp_path: Path) -> None:
     p = pool(tmp_path, 1, 0)
     write_pool(replace(p, cases=(replace(p.cases[0], dataset="Dataset500_X"),)), "plans_3d")
     assert "dataset" not in json.loads((tmp_path / "plans_3d_pool.json").read_text())["cases"][0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.zeros((0, 3), np.int32),
+        np.zeros((5, 2), np.int32),
+        np.zeros((5, 3), np.int64),
+        np.zeros(15, np.int32),
+        np.array([None] * 3),
+        b"",
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<i4', 'fortran_order': False, 'shape': (10000000000, 3), }"
+        + b" " * 40
+        + b"\n",
+    ],
+    ids=lambda c: f"{c.shape} {c.dtype}" if isinstance(c, np.ndarray) else f"{len(c)} bytes",
+)
+def test_damaged_body_positions_are_named(tmp_path: Path, content: np.ndarray | bytes) -> None:
+    """No place for a crop, or an array that needs more bytes than there are; and never a pickle."""
+    cases = (PoolCase("a", "d", (9, 9, 9), False, body=5),)
+    (tmp_path / "d").mkdir()
+    path = tmp_path / "d" / "a_body.npy"
+    np.save(path, np.ones((5, 3), np.int32))
+    found = body_positions(Pool(tmp_path, cases), 0)
+    assert found is not None and found.shape == (5, 3)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(
+        NnsslError, match=r"a_body\.npy (is damaged|cannot be read) .* run nnssl_plan_and_preprocess again"
+    ):
+        body_positions(Pool(tmp_path, cases), 0)

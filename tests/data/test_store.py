@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnssl.data.store import CaseReader, save_case
+from nnssl.data.store import CaseReader, open_case, save_case
 from nnssl.errors import NnsslError
 
 PATCH = (8, 8, 8)
@@ -57,6 +57,28 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "case.b2nd").write_bytes(b"nonsense")
     with pytest.raises(NnsslError, match=r"case\.b2nd cannot be read"):
         CaseReader().crop(tmp_path / "case.b2nd", (0, 0, 0), PATCH)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((9, 12, 7), np.float32), np.zeros((1, 9, 12, 7), "S3"), np.zeros((1001, 2, 2, 2), np.int8)]
+)
+def test_a_header_that_says_something_else_is_named(tmp_path: Path, array: np.ndarray) -> None:
+    """A crop of it would have another form, or need all memory for its channels."""
+    import blosc2
+
+    blosc2.asarray(array, urlpath=str(tmp_path / "case.b2nd"))
+    with pytest.raises(NnsslError, match=r"case\.b2nd is damaged \(shape .* run nnssl_plan_and_preprocess again"):
+        open_case(tmp_path / "case.b2nd")
+
+
+def test_a_chunk_that_cannot_be_unpacked_is_named(tmp_path: Path) -> None:
+    store(tmp_path, half=False)
+    path = tmp_path / "case.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    with pytest.raises(NnsslError, match=r"case\.b2nd is damaged"):
+        CaseReader().crop(path, (0, 0, 0), (9, 12, 7))
 
 
 def test_nothing_half_written_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,13 @@ def test_a_table_has_the_last_word(tmp_path: Path) -> None:
         read_subjects(tmp_path, ["x"])
 
 
+@pytest.mark.parametrize("content", [b"case,subject\n" + b"9" * 200_000 + b",x\n", b"case,subject\n\xff,x\n"])
+def test_a_table_that_no_parser_takes_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "subjects.csv").write_bytes(content)
+    with pytest.raises(NnsslError, match=r"subjects\.csv is not a readable CSV file"):
+        read_subjects(tmp_path, ["a"])
+
+
 def test_an_unrelated_table_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("id,age\nx,50\n")
     assert read_subjects(tmp_path, ["patient001_frame01"]) == {"patient001_frame01": "patient001"}

@@ -79,6 +79,14 @@ def test_versions_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> No
     assert "2.9.1+cpu and 0.24.1+cu126" in mismatch.says
 
 
+def test_the_versions_asked_for_are_those_of_the_package() -> None:
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    for name, oldest in packages.OLDEST.items():
+        assert f'"{name}>={".".join(map(str, oldest))}' in text
+    assert f'"torch>=2.6,!={".".join(map(str, packages.BAD_TORCH))}.*"' in text
+    assert f'requires-python = ">={".".join(map(str, packages.PYTHON[0]))}"' in text
+
+
 def test_an_import_that_fails_or_crashes_is_one_line() -> None:
     assert packages.run_python("pass") == ""
     assert packages.run_python("import no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"

@@ -97,6 +97,8 @@ def test_no_difference_is_said(tmp_path: Path) -> None:
 
 def test_bounds_in_words() -> None:
     assert speed_words(SpeedUp(4, "at least")) == "at least 4.0 times sooner"
+    assert speed_words(SpeedUp(1.02, "")) == speed_words(SpeedUp(0.98, "")) == "as soon"
+    assert speed_words(SpeedUp(1, "at most")) == "at most 1.0 times sooner"
     assert speed_words(SpeedUp(0.5, "at most")) == "at least 2.0 times later, or never"
     assert speed_words(SpeedUp(float("nan"))) == "was reached by neither"
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nnssl.data import claims
+from nnssl.evaluate.study import worker
 from nnssl.evaluate.study.cells import Cell, claim, grid, state_of, write_record
 from nnssl.evaluate.study.spec import parse_study
 
@@ -96,3 +100,30 @@ def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.Mon
 def test_names_of_cells_differ() -> None:
     assert Cell("a", 3, 0).name == "a_n3_seed0"
     assert Cell("a", 3, 0).folder(Path("s")) == Path("s/cells/a/n3/seed0")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_cells_network_is_freed_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """nnU-Net's trainers refer to themselves: left to Python's own pace, a GPU holds the networks of several cells."""
+    trainers = []
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.me = self
+            trainers.append(weakref.ref(self))
+            if broken:
+                raise ValueError("cannot be trained")
+
+    monkeypatch.setattr(worker, "run_cell", lambda *_: Trainer() and None)
+    cell = grid(study())[0]
+    folder = cell.folder(tmp_path)
+    gc.disable()
+    try:
+        with claim(folder, lambda: None) as mine:
+            worker.run_one(study(), cell, folder, {str(cell.seed): {str(cell.count): []}}, torch.device("cpu"), mine)
+        assert [t() for t in trainers] == [None]
+    finally:
+        gc.enable()
+    assert state_of(folder) == ("waiting" if broken else "done")

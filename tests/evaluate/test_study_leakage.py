@@ -43,6 +43,30 @@ def test_what_cannot_be_checked_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert "no digests" in leakage.check_pretraining(study(), {})["a"]
 
 
+def test_a_start_from_a_file_that_says_nothing_is_no_clean_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_provenance(monkeypatch, {"case_digests": ["11"], "init": {"provenance": {"method": "foreign", "steps": 0}}})
+    assert "one that it started from" in leakage.check_pretraining(study(), DIGESTS)["a"]
+    with_provenance(monkeypatch, {"case_digests": ["44"], "init": {"provenance": {"method": "foreign", "steps": 0}}})
+    with pytest.raises(NnsslError, match="as e"):
+        leakage.check_pretraining(study(), DIGESTS)
+
+
+def test_one_silent_file_does_not_hide_what_another_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pretraining for each seed: the first file says nothing, the second has seen a test case."""
+    of_seed = {"0": {}, "1": {"case_digests": ["44"]}}
+    read = lambda file: SimpleNamespace(provenance=of_seed[file[-1]])  # noqa: E731
+    monkeypatch.setattr(leakage, "read_weights", read)
+    several = study(seeds=[0, 1], inits={"a": {"init": "/x{seed}"}, "scratch": {"schedule": "scratch"}})
+    with pytest.raises(NnsslError, match="as e"):
+        leakage.check_pretraining(several, DIGESTS)
+
+
+def test_cases_without_a_digest_are_not_counted_as_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_provenance(monkeypatch, {"case_digests": ["11"]})
+    found = leakage.check_pretraining(study(), {"v": "33"})["a"]
+    assert found == "none of 1 cases was seen in pretraining; 1 have no digest to be known by"
+
+
 def test_the_same_voxels_under_two_names() -> None:
     with pytest.raises(NnsslError, match="e of test has the same voxels as t2 of training"):
         leakage.check_duplicates(study(), {**DIGESTS, "e": "22"})

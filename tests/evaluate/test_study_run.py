@@ -45,7 +45,6 @@ def shorten(file: Path, **changes: object) -> dict:
     return content
 
 
-@pytest.mark.slow
 def test_a_study_from_init_to_report(target: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     first = init(tmp_path)  # makes the splits, which the pretraining must respect
     assert run_command("pretrain", "901", "3d_fullres", "-m", "masked_region", "-f", "0", *QUICK) == 0

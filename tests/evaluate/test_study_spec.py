@@ -52,7 +52,9 @@ def test_the_commented_file_says_the_same(tmp_path: Path) -> None:
     assert max(map(len, text.splitlines())) <= 150
 
 
-@pytest.mark.parametrize("content", ["", "- a\n", "a: [", "name: x\n"])
+@pytest.mark.parametrize(
+    "content", ["", "- a\n", "a: [", "name: x\n", "1: x\n", "inits: {1: 2}\n", f"name: {'9' * 5000}\n", "[" * 5000]
+)
 def test_files_that_are_no_study(tmp_path: Path, content: str) -> None:
     (tmp_path / "s.yaml").write_text(content)
     with pytest.raises(NnsslError, match=r"s\.yaml"):

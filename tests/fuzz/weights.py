@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnssl.evaluate.classify.model import read_model
 from nnssl.networks import build_unet
 from nnssl.transfer import Target as Wanted
 from nnssl.transfer import complete_network, torch_files
@@ -106,6 +107,12 @@ def read_checkpoint(folder: Path) -> None:
     check_format(torch_files.load(folder / "w.pth"), str(folder / "w.pth"))
 
 
+def classifier(folder: Path) -> None:
+    from tests.keeping.write_samples import write_classifier
+
+    write_classifier(folder / "model.pth")
+
+
 def weight_targets() -> list[Target]:
     """One for each layout."""
     both: Mutation = damage_both
@@ -118,5 +125,6 @@ def weight_targets() -> list[Target]:
         Target("nnunet", save(lambda: nnunet_checkpoint(trained_unet(SMALL), SMALL)), "w.pth", both, read("w.pth")),
         Target("state-dict", save(plain), "w.pth", both, read("w.pth")),
         Target("primus", save(primus), "w.pth", both, lambda folder: read_weights(folder / "w.pth")),
+        Target("classifier", classifier, "model.pth", both, lambda folder: read_model(folder / "model.pth")),
         Target("checkpoint", checkpoint, "w.pth", both, read_checkpoint),
     ]

@@ -60,10 +60,10 @@ def encoder() -> EncoderFile:
     )  # fmt: skip
 
 
-def method() -> torch.nn.Module:
-    """The smallest method."""
+def method(name: str = "denoising") -> torch.nn.Module:
+    """One of the smallest methods."""
     torch.manual_seed(0)
-    cls = get_method("denoising")
+    cls = get_method(name)
     return cls(build_unet(TINY, 1, 1), GEOMETRY, 1, cls.Config())
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from nnssl.methods import Method
 from nnssl.methods.sparse_encoding import SparseEncoding
+from nnssl.networks import DenseMasked, TileSparse, TimmEncoder, encode_visible
 from nnssl.networks.checkpointing import Checkpointed, checkpoint_stages
 from tests.methods.cases import SHAPES, liven, make_crops, make_method, seeded
 
@@ -76,6 +79,41 @@ def test_running_statistics_move_once() -> None:
         network(x).square().sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), kept.state_dict().values()))
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), kept.parameters()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"),
+    [
+        ("resnet10t", 5),  # its stem has three convolutions, a unit of its own
+        ("convnext_atto", 4),
+        ("mobilenetv3_small_050", 6),
+    ],
+)
+def test_backbones_of_timm(backbone: str, stages: int) -> None:
+    """Stages of the encoder, and nothing that it computes changes."""
+    torch.manual_seed(0)
+    plain = TimmEncoder(backbone, 1, None, nn.InstanceNorm2d, {}, nn.LeakyReLU, {}).train()
+    kept = copy.deepcopy(plain)
+    assert checkpoint_stages(kept) == stages
+    x = torch.randn(2, 1, 64, 64)
+    for network in (plain, kept):
+        torch.manual_seed(1)  # dropout and stochastic depth
+        sum(m.square().mean() for m in network(x)).backward()
+    assert plain.state_dict().keys() == kept.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), kept.state_dict().values()))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), kept.parameters()) if a.grad is not None)
+    assert sum(p.grad is not None for p in kept.parameters()) > 10
+    for executor in (DenseMasked, partial(TileSparse, count=2)) if "resnet" in backbone else ():
+        grads = [_sparse_gradients(network, x, executor) for network in (plain, kept)]
+        assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def _sparse_gradients(network: Any, x: torch.Tensor, executor: Any) -> list[torch.Tensor]:
+    visible = torch.zeros(2, 1, 2, 2, dtype=torch.bool)
+    visible[:, :, :, 0] = True
+    network.zero_grad()
+    sum(m.square().mean() for m in encode_visible(network, x, visible, executor)).backward()
+    return [p.grad for p in network.parameters() if p.grad is not None]
 
 
 def test_a_copy_checkpoints_itself() -> None:

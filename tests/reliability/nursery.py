@@ -11,6 +11,7 @@ kill_at_event: N          SIGKILL before the N-th change below `watch` (open to 
 kill_in_write: N          SIGKILL when half of the N-th torch file is written
 kill_in_step: N           SIGKILL in the N-th step, between backward pass and optimiser
 kill_after: SECONDS       SIGKILL from outside
+kill_reader: N            SIGKILL for a reading process in the N-th step
 disk: {errno, from, to}   changes number from..to below `watch` fail with this error
 count: FILE               write the number of changes here at the end, and what they were
 nan_steps: [N, ...]       the views of these steps (epoch * iterations + step) hold NaN
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -92,6 +94,8 @@ def _sabotage(plan: dict[str, Any]) -> None:
         calls["step"] += 1
         if calls["step"] == plan.get("kill_in_step"):
             _die()
+        if calls["step"] == plan.get("kill_reader"):
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
         return optimise(self)
 
     def poisoned(self: Any, batch: Any, stream: int, step: int) -> Any:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,6 @@ NAMES = [*sorted(METHODS), "masked_region+byol"]
 DEATHS = 4
 METHOD = "moco"  # a teacher and a queue
 died: dict[str, int] = {}
-
-
-@pytest.fixture(scope="module")
-def nursery(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    root = tmp_path_factory.mktemp("nursery")
-    for name in ("raw", "preprocessed"):
-        (root / name).symlink_to(planned / name)
-    nursery = Nursery(root)
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnssl.trainers.run_lock import NAME, RunLock
 from nnssl import disk
 from nnssl.errors import MissingError, NnsslError
 from nnssl.transfer import torch_files
+from tests.conftest import REPOSITORY
 from tests.trainers.test_pretraining import same_tensors
 
 
@@ -222,6 +224,14 @@ def test_a_really_full_disk_shows_through_torchs_error(tmp_path: Path) -> None:
         torch_files.write(content(1), file)
     found = disk.disk_error(caught.value)
     assert found is not None and found.errno == errno.ENOSPC
+
+
+def test_every_torch_file_is_written_so_that_the_disks_error_shows() -> None:
+    """`torch.save` with a path hides it: then nothing is tried again, and the user reads of "inline_container.cc"."""
+    files = [p for top in ("nnssl", "planners", "trainers") for p in (REPOSITORY / top).rglob("*.py")]
+    assert len(files) > 200
+    found = {p.name for p in files if re.search(r"^ *torch\.save\(", p.read_text(), re.MULTILINE)}
+    assert found == {"torch_files.py"}
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nnssl.trainers.optimisers import make_optimizer, parameter_groups
+from nnssl.trainers.recovery import check_health
 from nnssl.trainers.trouble import NORMS, StepGuard, Trouble, all_finite, marked
 from torch import nn
 
+from nnssl.errors import NnsslError
 from nnssl.methods.base import OptimizerName
 
 STEPS = 5
@@ -117,6 +120,25 @@ def test_the_record() -> None:
     assert restored.look() == 2, "a streak goes on over a continuation"
     assert "train_loss (nan), mse (nan)" in restored.diagnosis(48)
     assert len(restored.norms) == NORMS
+
+
+def test_nobody_leaves_a_sick_run_before_it_is_saved() -> None:
+    done: list[str] = []
+    trainer = SimpleNamespace(
+        run=SimpleNamespace(on_collapse="stop"),
+        method=SimpleNamespace(health=lambda row: ["collapsed"] if row["std"] < 0.1 else []),
+        state=SimpleNamespace(epoch=3, history=[{"std": 0.01}] * 3),
+        output_folder="run",
+        is_ddp=True,
+        save_checkpoint=lambda _: done.append("saved"),
+        _signal_vote=SimpleNamespace(meet=lambda: done.append("met")),
+    )
+    with pytest.raises(NnsslError, match="for 3 epochs collapsed"):
+        check_health(trainer)  # type: ignore[arg-type]
+    assert done == ["saved", "met"]
+    trainer.state.history[0] = {"std": 0.5}
+    check_health(trainer)  # type: ignore[arg-type]
+    assert done == ["saved", "met"]
 
 
 def test_old_checkpoints_have_no_record() -> None:

@@ -87,3 +87,51 @@ def train_as_one(arguments: dict[str, Any]) -> int:
     nnsslTrainer._views = of_the_whole_batch  # type: ignore[method-assign]
     torch.set_num_threads(1)
     return launch.launch(launch.Request(**arguments))
+
+
+def trouble_of_the_last_one(request: Any, run: Any, device: torch.device, _processes: int, *, folder: str) -> int:
+    """Three steps with a loss scaler, as in float16, where only the last process' crops are not numbers."""
+    from nnssl.trainers.launch import make_trainer
+
+    from nnssl.data.sampling import TRAINING
+
+    trainer = make_trainer(request, run, device)
+    trainer.initialize()
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")
+    for batch in trainer._loader(trainer.train_pool, TRAINING, range(3), workers=0):
+        if trainer.local_rank == trainer.world_size - 1:
+            batch.images.fill_(torch.nan)
+        trainer._step(batch)
+    (Path(folder) / str(trainer.local_rank)).write_text(str(trainer.state.trouble.look()))
+    return 0
+
+
+def train_with_trouble(arguments: dict[str, Any], bad_steps: list[int], folder: str) -> int:
+    """Train; the last process alone sees NaN in some steps. Each writes down where it stands after every roll-back."""
+    from nnssl.trainers import launch, pretraining
+    from nnssl.trainers.pretraining import nnsslTrainer
+
+    from nnssl.data.sampling import TRAINING
+
+    views, roll_back = nnsslTrainer._views, pretraining.roll_back
+
+    def poisoned(self: nnsslTrainer, batch: Any, stream: int, step: int) -> Any:
+        made = views(self, batch, stream, step)
+        if (
+            stream == TRAINING
+            and step in bad_steps
+            and self.local_rank == self.world_size - 1
+            and not self.state.rollbacks
+        ):
+            made = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in made.items()}
+        return made
+
+    def noted(trainer: nnsslTrainer, trouble: Any) -> None:
+        roll_back(trainer, trouble)
+        content = trainer.checkpoint_content()
+        torch.save(content, Path(folder) / f"rank_{trainer.local_rank}.pth")
+
+    nnsslTrainer._views = poisoned  # type: ignore[method-assign]
+    pretraining.roll_back = noted
+    torch.set_num_threads(1)
+    return launch.launch(launch.Request(**arguments))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 from nnssl.trainers import executor as executors
 from nnssl.trainers.executor import measure_executors, settle_executor
 
+from nnssl.errors import NnsslError
+from nnssl.networks import DenseMasked
 from tests.conftest import run_command, run_folder
 from tests.methods.cases import SHAPES, make_crops, make_method, seeded
 
@@ -135,6 +138,47 @@ def test_measuring_leaves_the_method_as_it_was(norm: str) -> None:
     assert all(p.grad is None for p in method.parameters())
     assert not method.training and method.executor is executor
     assert torch.equal(method(views).total, expected)
+
+
+def chosen_when_too_large(*names: str) -> tuple[Any, list[str]]:
+    """A trainer whose method asks for more memory than there is when it computes in these ways, and what is logged."""
+    from nnssl.trainers.run_config import RunConfig
+
+    method: Any = make_method("spark", SHAPES["2d"])
+
+    def ask(*_: Any) -> None:
+        if ("dense" if method.executor is DenseMasked else "tiles") in names:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    method.register_forward_pre_hook(ask)
+    trainer: Any = SimpleNamespace(
+        method=method, run=RunConfig(method="spark", executor="auto", batch_size=2), device=torch.device("cpu"),
+        local_rank=0, world_size=1, is_ddp=False, _autocast=nullcontext, _do_i_compile=lambda: False,
+    )  # fmt: skip
+    return trainer, settle_executor(trainer)
+
+
+@pytest.mark.parametrize(("large", "chosen"), [("dense", "tiles"), ("tiles", "dense")])
+def test_a_way_that_memory_does_not_hold_loses(large: str, chosen: str) -> None:
+    """The allocator itself refuses."""
+    trainer, lines = chosen_when_too_large(large)
+    assert trainer.run.executor == chosen
+    assert len(lines) == 1 and f"'{chosen}'" in lines[0] and "memory of cpu is too small" in lines[0], lines
+    assert "dense" in lines[0] if large == "dense" else "tiles" in lines[0]
+    assert all(p.grad is None for p in trainer.method.parameters())
+    if chosen == "tiles":
+        trainer.method(trainer.method.views(make_crops(trainer.method), seeded())).total.backward()
+
+
+def test_both_too_large_is_one_line() -> None:
+    with pytest.raises(NnsslError, match="memory of the device is too small"):
+        chosen_when_too_large("tiles", "dense")
+
+
+def test_other_errors_of_a_step_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "out_of_memory", lambda error: False)
+    with pytest.raises(RuntimeError, match="allocate"):
+        chosen_when_too_large("dense")
 
 
 @pytest.mark.parametrize(("tiles", "chosen"), [(0.9, "tiles"), (1.1, "dense")])

@@ -58,7 +58,6 @@ def train(trainer: str, *more: str, nnssl: bool = True) -> subprocess.CompletedP
     return nnunet(TRAIN, *base, *more, nnssl=nnssl)
 
 
-@pytest.mark.slow
 def test_pretrain_finetune_predict(target: Path, tmp_path: Path, planned: Path) -> None:
     """The main job: pretrain, fine-tune with a trainer of ours, predict where nnssl cannot be imported."""
     quick = ("-device", "cpu", "--epochs", "1", "--iterations", "2", "--set", "val_iterations=1")

@@ -149,7 +149,6 @@ def test_dry_run_writes_nothing(results: Path, capsys: pytest.CaptureFixture) ->
     assert not list(results.rglob("*.*")), "a dry run must not leave files"
 
 
-@pytest.mark.slow
 def test_the_other_door_nnunetv2_train(results: Path) -> None:
     """`nnUNetv2_train -tr nnsslTrainer_MaskedRegion` finds the trainer and runs it (stopped after a step or two)."""
     code = (

@@ -69,6 +69,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         ([2, 3], [], 2),  # one said why, the other only lost it
         ([143, 143], [], 143),
         ([3, 1], [], 1),
+        ([3, processes._SAID], [], 3),  # one has lost a reading process and said so
+        ([2, processes._SAID], [], 2),
         ([-9, 3], [], "process 0 of 2 was killed .SIGKILL, often because memory"),
         ([3, -9], [1], "process 1 of 2 did not answer"),
         ([3, 3], [], "lost contact"),

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 from nnssl.trainers.building import refuse_empty_shares
+from nnssl.trainers.launch import Request, launch
 from nnssl.trainers.processes import run_processes
 
 from nnssl.data.loader import rank_share
 from nnssl.errors import NnsslError
 from nnssl.transfer import torch_files
 from tests.conftest import run_folder
+from tests.reliability.harness import alike
 from tests.trainers import rank_work
 from tests.trainers.test_pretraining import metrics
 
@@ -68,6 +70,29 @@ def test_two_processes_with_unequal_shares_are_one(method: str, pretraining: Pat
         if not key.endswith((".conv.bias", ".all_modules.0.bias")):
             far = (value - weights[1][key]).abs() > 1e-4 + 1e-2 * value.abs()
             assert far.float().mean() < 0.02, key
+
+
+@pytest.mark.slow
+def test_all_processes_see_the_trouble_of_one(pretraining: Path, tmp_path: Path) -> None:
+    """Or one would go back to its checkpoint alone, and the others would average with weights of another step."""
+    job = partial(rank_work.trouble_of_the_last_one, folder=str(tmp_path))
+    assert launch(Request(**request("masked_region", "trouble", processes=2)), job) == 0
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["3", "3"]
+
+
+@pytest.mark.slow
+def test_both_ranks_go_back_to_the_same_place_at_the_same_rate(pretraining: Path, tmp_path: Path) -> None:
+    """NaN in the share of one: the gradient is averaged, so both skip the steps, and both go back."""
+    sets = (*SETS, "nonfinite_steps=2")
+    arguments = request("masked_region", "back", flags={"epochs": 3, **SMALL}, sets=sets)
+    assert run_processes(partial(rank_work.train_with_trouble, arguments, [2, 3], str(tmp_path)), 2, False) == 0
+    first, second = (torch_files.load(tmp_path / f"rank_{rank}.pth") for rank in range(2))
+    assert (first["epoch"], first["step"], first["rate"], first["rollbacks"]) == (1, 0, 0.5, 1)
+    for key in first.keys() - {"history", "sums"}:
+        assert alike(first[key], second[key]), key
+    folder = run_folder(Path(os.environ["nnUNet_results"]), "nnsslTrainer_MaskedRegion_back")
+    assert torch_files.load(folder / "checkpoint_final.pth")["rate"] == 0.5
+    assert [row["skipped_steps"] for row in metrics(folder)] == [0, 0, 0]
 
 
 def start(log: Path, *arguments: str, processes: int = 2) -> subprocess.Popen:

@@ -66,3 +66,39 @@ def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
             make_run_config("masked_region", {}, tmp_path / "x.yaml", [])
     with pytest.raises(NnsslError, match="does not exist"):
         make_run_config("masked_region", {}, tmp_path / "none.yaml", [])
+
+
+HARD_TO_PARSE = {
+    "5,000 digits": "9" * 5000,
+    "5,000 digits to the base of 16": f"0x{'9' * 5000}",
+    "deep": "[" * 5000,
+    "no date": "2001-99-99",
+    "itself": "&a [*a]",
+    "tag": "!!x y",
+}
+
+
+@pytest.mark.parametrize("what", HARD_TO_PARSE)
+def test_what_yaml_itself_stumbles_over_is_one_clear_line(tmp_path: Path, what: str) -> None:
+    value = HARD_TO_PARSE[what]
+    (tmp_path / "x.yaml").write_text(f"mask_ratio: {value}\n")
+    for file, sets in ((None, [f"mask_ratio={value}"]), (tmp_path / "x.yaml", [])):
+        with pytest.raises(NnsslError) as caught:
+            make_run_config("masked_region", {}, file, sets)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize("text", ["1: 2\n", "options: {1: 2}\n", "null: 2\n"])
+def test_names_of_settings_are_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(NnsslError, match="is no name of a setting"):
+        make_run_config("masked_region", {}, tmp_path / "x.yaml", [])
+    with pytest.raises(NnsslError, match="is no name of a setting"):
+        make_run_config("masked_region", {}, None, ["options={0.5: 1}"])
+
+
+def test_part_and_single_value_of_one_name_do_not_clash() -> None:
+    for sets in (["spark=3", "spark.mask_ratio=0.5"], ["spark.mask_ratio=0.5", "spark=3"], ["spark=3", "spark={a: 1}"]):
+        with pytest.raises(NnsslError) as caught:
+            make_run_config("masked_region", {}, None, sets)
+        assert "unknown setting 'spark'" in str(caught.value)

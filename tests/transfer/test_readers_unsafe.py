@@ -8,6 +8,7 @@ import resource
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,25 @@ def test_a_compressed_archive_is_refused_without_memory(tmp_path: Path) -> None:
         archive.writestr("archive/data/0", bytes(300 * 2**20))
     assert (tmp_path / "bomb.pth").stat().st_size < 2**20
     assert "unpack to 300.0 MiB" in refused_within(tmp_path / "bomb.pth", 60)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_a_huge_memo_gets_none(tmp_path: Path, zipped: bool) -> None:
+    """LONG_BINPUT may name any place in the memo; Python's pickle in C makes room for all the places before it."""
+    content = b"\x80\x02}r" + struct.pack("<I", 2**24) + b"."  # an empty dictionary, kept as number 2^24
+    path = tmp_path / "memo.pth"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+    else:
+        path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NnsslError, match=r"memo\.pth"):
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("sizes", [[0, 4 * 10**12], [0, 16]])

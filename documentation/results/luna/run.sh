@@ -1,12 +1,9 @@
 #!/usr/bin/env bash
-# Lung nodule patches (LUNA16, one npz file in MedMNIST's layout): shrinking sets of labels on two pretrained encoders. Arguments:
-# the npz file, and the folder to write. Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results.
-set -euo pipefail
+# Lung nodule patches (LUNA16, one npz file in MedMNIST's layout): shrinking sets of labels on two pretrained encoders.
+#   run.sh NPZ_FILE FOLDER
 here=$(cd "$(dirname "$0")" && pwd)
-nnUNet_extTrainer=$(nnssl_plugin_path)
-export nnUNet_extTrainer
+. "$here/../common.sh"
 npz=${1:?the npz file} out=${2:?the folder to write}
-device=${DEVICE:-cpu}
 
 python "$here/../../how-to/classify/npz_to_pool.py" "$npz" 610 Luna 1500
 nnssl_plan_and_preprocess -d 610 --size S -c 2d
@@ -19,10 +16,8 @@ inits=("byol=$runs/nnsslTrainer_BYOL_luna__nnsslPlans__2d/fold_all/encoder.pth"
     "spark=$runs/nnsslTrainer_SparK_luna__nnsslPlans__2d/fold_all/encoder.pth")
 mkdir -p "$out"
 nnssl_study init -d 610 -c 2d --npz "$npz" -m linear --init "${inits[@]}" --counts 50 200 1000 --seeds 5 -o "$out/linear.yaml"
-nnssl_study run "$out/linear.yaml" -o "$out/linear" -device "$device"
-nnssl_study report "$out/linear"
+study "$out/linear.yaml" "$out/linear"
 nnssl_study init -d 610 -c 2d --npz "$npz" -m finetune --init "${inits[@]}" --counts 50 200 1000 --seeds 3 --steps 200 --test-cases 600 \
     -o "$out/finetune.yaml"
 sed -i 's/  lr: 0.0001/  lr: 0.001/' "$out/finetune.yaml"  # 1e-4 is slow for a network of 16 features
-nnssl_study run "$out/finetune.yaml" -o "$out/finetune" -device "$device"
-nnssl_study report "$out/finetune"
+study "$out/finetune.yaml" "$out/finetune"

@@ -76,6 +76,8 @@ def speed_words(speed: SpeedUp) -> str:
     """A speed-up as people say it."""
     if math.isnan(speed.ratio):
         return "was reached by neither"
+    if not speed.censored and f"{max(speed.ratio, 1 / speed.ratio):.1f}" == "1.0":
+        return "as soon"
     bound = f"{speed.censored} " if speed.censored else ""
     if speed.ratio >= 1:
         return f"{bound}{speed.ratio:.1f} times sooner"

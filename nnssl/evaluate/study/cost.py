@@ -16,7 +16,7 @@ import torch
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.cells import grid, record_of, state_of
-from nnssl.evaluate.study.jobs import all_draws, subjects_of
+from nnssl.evaluate.study.preparation import all_draws, subjects_of
 from nnssl.evaluate.study.spec import StudyConfig, read_study, write_study
 
 MEASURED_STEPS = 4

@@ -58,21 +58,23 @@ def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[st
     Raises:
         NnsslError: an overlap; names the initialisation and one case.
     """
-    found = {}
+    found, cases = {}, [*study.validation, *study.test]
     for name, init in study.inits.items():
         sources = init.sources(study.seeds)
         if not sources:
             continue
         histories = [_ancestry(read_weights(file).provenance) for file in sources.values()]
-        told = [{d for p in history for d in p.get("case_digests", ())} for history in histories]
-        seen = set[str]().union(*told)
-        if not all(told):
-            found[name] = "not possible: the file does not say what it was pretrained on"
+        told = [[set(p.get("case_digests", ())) for p in history] for history in histories]
+        seen = set[str]().union(*(some for history in told for some in history))
+        _refuse_seen(name, seen, cases, digests)  # an overlap that is known counts, whatever else is not known
+        if not all(history and all(history) for history in told):
+            found[name] = "not possible: the file, or one that it started from, does not say what it was pretrained on"
         elif not digests:
             found[name] = "not possible: the target's fingerprint holds no digests (nnssl_plan_and_preprocess --no_pp)"
         else:
-            _refuse_seen(name, seen, [*study.validation, *study.test], digests)
-            found[name] = f"none of {len(study.validation) + len(study.test)} cases was seen in pretraining"
+            known = sum(case in digests for case in cases)
+            found[name] = f"none of {known} cases was seen in pretraining"
+            found[name] += f"; {len(cases) - known} have no digest to be known by" if known < len(cases) else ""
     return found
 
 

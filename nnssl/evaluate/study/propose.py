@@ -18,7 +18,7 @@ from nnssl.evaluate.study.run_cell import known_fingerprint
 from nnssl.evaluate.study.spec import StudyConfig, Unit, parse_study
 from nnssl.files import write_json
 from nnssl.trainers.finetune_plan import absolute, training_cases
-from nnssl.trainers.recipes import WIDTH, first_width, recipe
+from nnssl.trainers.recipes import first_width, recipe
 from nnssl.transfer.reading import read_weights
 
 EVALUATIONS = 20
@@ -64,7 +64,7 @@ def propose(
     training = training_cases(full, fold)
     held_out = sorted(str(c) for c in (read_splits(nnunet_folder("nnUNet_preprocessed") / full) or [])[fold]["val"])
     validation, test = share_out(held_out, _subjects(full, held_out), test_cases)
-    width = first_width(known[configuration]["architecture"]) if "architecture" in known[configuration] else WIDTH
+    width = first_width(known[configuration])
     rows: dict[str, dict[str, Any]] = {"scratch": {"schedule": "scratch", **recipe(steps, False, width)}}
     if stock:
         rows["nnunet"] = {"schedule": "nnunet"}

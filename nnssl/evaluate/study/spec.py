@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.errors import MissingError, NnsslError
 from nnssl.evaluate.classify.settings import TrainingSettings
-from nnssl.files import atomic_path, read_json
+from nnssl.files import atomic_path, read_json, read_yaml
 
 Unit = Literal["case", "patient", "slice"]
 Schedule = Literal["warmup", "sawtooth", "frozen", "scratch", "nnunet"]
@@ -209,17 +209,7 @@ def read_study(path: Path) -> StudyConfig:
     """
     if not path.is_file():
         raise MissingError(f"{path} does not exist: `nnssl_study init ... -o {path.name}` writes one")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: its encoding, or a number of 5,000 digits
-        raise NnsslError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping):
-        raise NnsslError(f"{path} must hold 'key: value' lines; `nnssl_study init` writes such a file")
-    return parse_study(_with_places(content), str(path))
+    return parse_study(_with_places(read_yaml(path, str(path))), str(path))
 
 
 def _with_places(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from nnunetv2.utilities.helpers import empty_cache
 
 from nnssl.data.claims import Claim
 from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
@@ -81,6 +83,8 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         write_record(folder, state="failed" if over else "waiting", reason=reason, finished=_now())
         return
+    finally:
+        _let_go(device)
     if mine:
         write_record(folder, state="done", seconds=round(time.monotonic() - began, 1), finished=_now())
 
@@ -95,6 +99,12 @@ def run_cell(study: StudyConfig, cell: Cell, folder: Path, drawn: Any, device: t
     from nnssl.evaluate.study.run_cell import run_segmentation
 
     run_segmentation(study, cell, folder, list(drawn), drawn if isinstance(drawn, dict) else {}, device)
+
+
+def _let_go(device: torch.device) -> None:
+    """Free the cell's network: trainers refer to themselves, and Python would leave several of them in memory."""
+    gc.collect()
+    empty_cache(device)
 
 
 def _now() -> str:

@@ -1,0 +1,30 @@
+# Sourced by the run.sh of each page: the plans and splits that the kept studies were made with, and pretrainings that are
+# made once. Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results. DEVICE is cpu if not set.
+set -euo pipefail
+results=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+nnUNet_extTrainer=$(nnssl_plugin_path)
+export nnUNet_extTrainer nnUNet_compile=f
+device=${DEVICE:-cpu}
+
+hippocampus_2mm() {  # Dataset004_Hippocampus
+    dataset=Dataset004_Hippocampus plans=nnsslPlans configuration=3d_fullres
+    nnssl_plan_and_preprocess -d 4 --size S --spacing 2 2 2 -c $configuration
+    cp "$results/recipe/splits_final.json" "$nnUNet_preprocessed/$dataset/"
+}
+
+acdc_3mm() {  # Dataset027_ACDC: one case per labelled frame, patients in cases.csv or named patientNNN_frameNN
+    dataset=Dataset027_ACDC plans=nnssl3mm configuration=2d
+    nnssl_plan_and_preprocess -d 27 --size S --spacing 10 3 3 -c $configuration -p $plans
+    cp "$results/acdc/splits_final.json" "$nnUNet_preprocessed/$dataset/"  # by patient
+}
+
+pretrain() {  # name, method, epochs, steps per epoch, batch size, rate, more; nothing where it has been made
+    ls "$nnUNet_results/$dataset"/*_"$1__${plans}__$configuration"/fold_0/encoder.pth 2> /dev/null ||
+        nnssl_pretrain $dataset $configuration -p $plans -m "$2" -f 0 --name "$1" --epochs "$3" --iterations "$4" --batch-size "$5" \
+            --lr "$6" --set val_iterations=4 --set workers=0 -device "$device" "${@:7}"
+}
+
+study() {  # study file, folder; what is finished is not done again
+    nnssl_study run "$1" -o "$2" -device "$device"
+    nnssl_study report "$2"
+}

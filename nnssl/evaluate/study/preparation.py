@@ -1,0 +1,203 @@
+"""What does not change while a study runs: checked and written before its first training, by whichever job comes first."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from nnssl.data.claims import turn
+from nnssl.data.folders import nnunet_folder
+from nnssl.data.subjects import read_subjects
+from nnssl.errors import NnsslError
+from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
+from nnssl.evaluate.study.leakage import check_duplicates, check_pretraining, check_subjects
+from nnssl.evaluate.study.spec import Initialisation, StudyConfig, recorded_study, write_study
+from nnssl.files import read_json, sha256_of, write_json
+from nnssl.transfer.provenance import package_versions
+from nnssl.transfer.reading import find_source, read_weights
+
+PREPARING = "preparing"
+"""Claim of the job that checks and writes what all jobs of a study share."""
+MAY_CHANGE = ("inits", "counts", "seeds", "control", "keep_weights", "name")
+"""Settings of a study that may grow or differ from call to call; with another of the rest, cells could not be compared."""
+SHOWN_PROVENANCE = ("method", "steps", "seed", "cases", "cases_by_dataset", "versions", "seconds")
+
+
+def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None:
+    """Check a study and write what does not change while it runs; a study that is there must be the same.
+
+    Raises:
+        NnsslError: leakage, too few cases for a count, or another study in the folder.
+    """
+    subjects, digests = subjects_of(study), digests_of(study)
+    check_subjects(study, subjects)
+    check_duplicates(study, digests)
+    checked = check_pretraining(study, digests)
+    draws = all_draws(study, subjects)
+    inits = {name: _facts_of(init, study.seeds) for name, init in study.inits.items()}
+    labels = _labels_digest(study)
+    facts = {
+        "study": study.model_dump(),
+        "command": command,
+        "device": device,
+        "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
+        "versions": package_versions(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "leakage_check": checked,
+        "inits": inits,
+        **({"labels_sha256": labels} if labels else {}),
+    }
+    # nothing is written before everything could be read
+    if not (folder / "study.json").is_file():
+        _refuse_what_is_no_study(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with turn(folder / PREPARING):  # the jobs of an array begin at the same moment
+        _refuse_other(study, folder, inits, labels)
+        _refuse_other_draws(draws, folder)
+        known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
+        write_study(study, folder / "study.yaml")
+        write_json(draws, folder / "draws.json")
+        write_json({**facts, "started": known.get("started") or facts["started"]}, folder / "study.json")
+
+
+def _labels_digest(study: StudyConfig) -> str | None:
+    """SHA-256 of a classification's table, or of its file of images and labels."""
+    source = study.classify and (study.classify.labels or study.classify.npz)
+    return sha256_of(source) if source else None
+
+
+def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], labels: str | None) -> None:
+    """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared.
+
+    Weights are the same if their bytes are, wherever the file lies.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        _refuse_what_is_no_study(folder)
+        return
+    before = recorded_study(path)
+    for key in StudyConfig.model_fields:
+        if key not in MAY_CHANGE and getattr(before, key) != getattr(study, key):
+            raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
+    record = read_json(path)
+    if labels is not None and record.get("labels_sha256", labels) != labels:
+        raise NnsslError(
+            f"{folder} was made with other labels (their table has changed): choose another folder with -o"
+        )
+    for name, known in record["inits"].items():
+        now = inits.get(name, known)
+        per_seed = [facts.get("sha256_per_seed", {}) for facts in (now, known)]
+        other = {
+            "settings": any(now.get(key) != known.get(key) for key in ("kind", "settings")),
+            "weights": now.get("sha256") != known.get("sha256")
+            or any(per_seed[0][seed] != per_seed[1][seed] for seed in per_seed[0].keys() & per_seed[1].keys()),
+        }
+        for what in (what for what, differs in other.items() if differs):
+            raise NnsslError(f"{folder} holds other {what} of initialisation '{name}': give the new one another name")
+
+
+def _refuse_what_is_no_study(folder: Path) -> None:
+    """What a job that is just preparing the folder, or was killed while it did, has put there is ours."""
+    ours = ("study.yaml", "draws.json", "study.json")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in ours and not path.name.startswith((".", PREPARING)):
+                raise NnsslError(f"{folder} exists and holds no study: choose another folder with -o")
+
+
+def _refuse_other_draws(draws: Mapping[str, Any], folder: Path) -> None:
+    """Draws must stay what they were: a table of labels or patients may have changed under the same name."""
+    path = folder / "draws.json"
+    known = read_json(path) if path.is_file() else {}
+    for seed, counts in known.items():
+        for count, drawn in counts.items():
+            now = draws.get(seed, {}).get(count)
+            if now is not None and json.loads(json.dumps(now)) != drawn:
+                raise NnsslError(
+                    f"{folder}: the draw of {count} for seed {seed} would be another one now (a changed table of labels or "
+                    "patients?): choose another folder with -o"
+                )
+
+
+def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
+    """What the report says of an initialisation: never a path."""
+    sources = init.sources(seeds)
+    shown = init.model_dump(exclude_none=True, exclude={"init"})
+    if not sources:
+        return {"kind": "nnunet" if init.schedule == "nnunet" else "scratch", "settings": shown}
+    weights = read_weights(next(iter(sources.values())))  # of several pretrainings the first one tells
+    files = {seed: find_source(source) for seed, source in sources.items()}
+    digests = {seed: sha256_of(file) for seed, file in files.items()}
+    return {
+        "kind": "file",
+        "file_name": next(iter(files.values())).name,
+        "format": weights.kind,
+        **({"sha256": digests["all"]} if "all" in digests else {"sha256_per_seed": digests}),
+        "provenance": {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance},
+        "settings": shown,
+    }
+
+
+def subjects_of(study: StudyConfig) -> Mapping[str, str]:
+    """Case -> patient, where the raw dataset, the names or the table of a classification tell."""
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import groups_of
+
+        return groups_of(study)
+    raw = nnunet_folder("nnUNet_raw") / study.dataset
+    return read_subjects(raw, [*study.training, *study.validation, *study.test])
+
+
+def digests_of(study: StudyConfig) -> Mapping[str, str]:
+    """Case -> digest of its voxels, where known."""
+    from nnssl.evaluate.study.run_cell import known_fingerprint
+
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import source_of
+
+        return source_of(study).known.digests
+    known: Mapping[str, str] = known_fingerprint(study).get("nnssl", {}).get("cases", {})
+    return known
+
+
+def all_draws(study: StudyConfig, subjects: Mapping[str, str]) -> Mapping[str, Mapping[str, Any]]:
+    """Seed -> count -> training cases, or case -> slices where slices are counted."""
+    if study.classify is not None:
+        from nnssl.evaluate.study.classification import classification_draws
+
+        return classification_draws(study)
+    found: dict[str, dict[str, Any]] = {}
+    slices = _labelled_slices(study) if study.unit == "slice" else {}
+    for seed in study.seeds:
+        patients = ordered_patients(study.training, subjects, seed)
+        found[str(seed)] = {
+            str(count): draw_slices(patients, slices, count, seed)
+            if study.unit == "slice"
+            else draw(patients, count, study.unit)
+            for count in study.counts
+        }
+    return found
+
+
+def _labelled_slices(study: StudyConfig) -> dict[str, list[int]]:
+    """Case -> slices of the preprocessed case that show a label."""
+    import numpy as np
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    from nnssl.data.folders import read_plans
+
+    plan = read_plans(study.dataset, study.plans)["configurations"][study.configuration]
+    if len(plan["patch_size"]) != 2:
+        raise NnsslError(f"unit: slice is for 2D configurations, {study.configuration} is not one")
+    cases = nnunet_folder("nnUNet_preprocessed") / study.dataset / plan["data_identifier"]
+    dataset = infer_dataset_class(str(cases))(str(cases), study.training)
+    found = {}
+    for case in study.training:
+        _, label, _, _ = dataset.load_case(case)
+        found[case] = [int(z) for z in np.flatnonzero((np.asarray(label[0]) > 0).any((1, 2)))]
+    return found
