@@ -10,4 +10,6 @@ pretrain spk600 spark 6 100 8 8e-3 --set precision=bfloat16
 pretrain mg600 models_genesis 6 100 8 8e-3 --set precision=bfloat16
 pretrain byol600 byol 6 100 8 3e-3 --set precision=bfloat16
 study "$here/methods.yaml" "${1:-acdc_study}_methods"    # other methods
+pretrain mg600low models_genesis 6 100 8 1e-3 --set precision=bfloat16
+study "$here/genesis.yaml" "${1:-acdc_study}_genesis"    # why does one of them do harm?
 study "$here/plain.yaml" "${1:-acdc_study}_plain"        # against plain controls
