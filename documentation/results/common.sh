@@ -24,6 +24,17 @@ pretrain() {  # name, method, epochs, steps per epoch, batch size, rate, more; n
             --lr "$6" --set val_iterations=4 --set workers=0 -device "$device" "${@:7}"
 }
 
+acdc_encoders() {  # after acdc_3mm; `inits` names the files as --init takes them
+    pretrain mr masked_region 10 120 8 8e-3
+    pretrain byol600 byol 6 100 8 3e-3 --set precision=bfloat16
+    pretrain spk600 spark 6 100 8 8e-3 --set precision=bfloat16
+    local init
+    inits=()
+    for init in masked_region=MaskedRegion_mr byol=BYOL_byol600 spark=SparK_spk600; do
+        inits+=("${init%%=*}=$nnUNet_results/$dataset/nnsslTrainer_${init#*=}__${plans}__$configuration/fold_0/encoder.pth")
+    done
+}
+
 study() {  # study file, folder; what is finished is not done again
     nnssl_study run "$1" -o "$2" -device "$device"
     nnssl_study report "$2"

@@ -59,9 +59,15 @@ class CropDataset(Dataset[Item]):
         self.partners = partners
         self.cache = cache
         self.check = check
-        self._ahead = ReadAhead(pool, sampler, batch_size, share, partners, readahead)
+        self._ahead = ReadAhead(pool, sampler.size, self._cases, readahead)
         self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
+
+    def _numbers(self, step: int) -> list[int]:
+        return [step * self.batch_size + i for i in self.share]
+
+    def _cases(self, step: int) -> list[int]:
+        return [case for n in self._numbers(step) for case in self.sampler.cases(n, self.partners)]
 
     def __getitem__(self, step: int) -> Item:
         """`images` (b, C, *size), `inside` (b, dim, 2) int64, `case` (b,) int64, and the same under `partner_*`.
@@ -83,7 +89,7 @@ class CropDataset(Dataset[Item]):
         """As `__getitem__`; errors are raised everywhere."""
         worker = get_worker_info()
         self._ahead.before(step, worker.num_workers if worker else 1)
-        numbers = [step * self.batch_size + i for i in self.share]
+        numbers = self._numbers(step)
         places = [self.sampler(n) for n in numbers]
         item = self._read(places)
         if self.partners:

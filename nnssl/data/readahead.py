@@ -7,12 +7,11 @@ fetched piece by piece, each piece only when it is unpacked.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from pathlib import Path
 
 from nnssl.data.pool import Pool
-from nnssl.data.sampling import CropSampler
 
 LARGEST = 8
 """Voxels of a case per voxel of a crop up to which its file is named: of a larger one, a crop needs a small part."""
@@ -25,21 +24,15 @@ class ReadAhead:
 
     Args:
         pool: cases.
-        sampler: says which of them a crop lies in.
-        batch_size: crops per step over all ranks.
-        share: this rank's positions in a batch.
-        partners: whether the partners of crops are read, too.
+        size: of a crop, voxels per axis.
+        cases_of: number of a batch -> the cases that this process reads for it.
         batches: how many to look ahead; 0 = none.
     """
 
-    def __init__(
-        self, pool: Pool, sampler: CropSampler, batch_size: int, share: range, partners: bool, batches: int
-    ) -> None:
+    def __init__(self, pool: Pool, size: Sequence[int], cases_of: Callable[[int], Iterable[int]], batches: int) -> None:
         self.pool = pool
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.share = share
-        self.partners = partners
+        self.largest = LARGEST * prod(size)
+        self.cases_of = cases_of
         self.batches = batches
         self._named = -1
 
@@ -53,14 +46,11 @@ class ReadAhead:
         last = step + self.batches * stride if self.batches else -1
         for coming in range(step, last + 1, stride):
             if coming > self._named:
-                fetch(path for case in self._cases(coming) for path in self._files(case))
+                fetch(path for case in self.cases_of(coming) for path in self._files(case))
         self._named = max(self._named, last)
 
-    def _cases(self, step: int) -> list[int]:
-        return [case for i in self.share for case in self.sampler.cases(step * self.batch_size + i, self.partners)]
-
     def _files(self, case: int) -> list[Path]:
-        if prod(self.pool.cases[case].shape) > LARGEST * prod(self.sampler.size):
+        if prod(self.pool.cases[case].shape) > self.largest:
             return []
         body = [self.pool.body_path(case)] if self.pool.cases[case].body else []
         return [self.pool.image_path(case), *body]

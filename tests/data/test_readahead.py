@@ -45,7 +45,8 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
     monkeypatch.setattr(readahead, "fetch", lambda paths: named.extend(paths))
     sampler = CropSampler(pool, SIZE, 0, 0, 0.5)
     for worker in range(workers):  # torch hands out steps in turns
-        ahead = ReadAhead(pool, sampler, BATCH, range(1, 3), partners, AHEAD)
+        dataset = CropDataset(pool, sampler, BATCH, range(1, 3), False, partners, readahead=AHEAD)
+        ahead = dataset._ahead
         wanted: list[Path] = []
         named.clear()
         for step in range(10 + worker, 40, workers):
@@ -64,7 +65,7 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
 
 def test_none_ahead_names_none(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead, "fetch", lambda paths: pytest.fail("named"))
-    ReadAhead(pool, CropSampler(pool, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False, 0).before(0, 1)
+    ReadAhead(pool, SIZE, lambda step: range(9), 0).before(0, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -68,25 +67,6 @@ def test_a_lock_of_another_machine_holds_until_it_is_stale(tmp_path: Path) -> No
     os.utime(lock, (old, old))
     with claim(tmp_path) as mine:
         assert mine
-
-
-def _take(folder: str, queue: Any, leave: Any) -> None:
-    with claim(Path(folder)) as mine:
-        queue.put(bool(mine))
-        leave.wait(60)
-
-
-def test_of_many_processes_one_gets_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    queue, leave = context.Queue(), context.Event()
-    processes = [context.Process(target=_take, args=(str(tmp_path), queue, leave)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    got = [queue.get(timeout=60) for _ in processes]
-    leave.set()
-    for process in processes:
-        process.join()
-    assert sum(got) == 1
 
 
 def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

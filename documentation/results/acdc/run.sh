@@ -4,11 +4,9 @@
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../common.sh"
 acdc_3mm
-pretrain mr masked_region 10 120 8 8e-3
+acdc_encoders
 study "$here/acdc.yaml" "${1:-acdc_study}"               # against the matched control
-pretrain spk600 spark 6 100 8 8e-3 --set precision=bfloat16
 pretrain mg600 models_genesis 6 100 8 8e-3 --set precision=bfloat16
-pretrain byol600 byol 6 100 8 3e-3 --set precision=bfloat16
 study "$here/methods.yaml" "${1:-acdc_study}_methods"    # other methods
 pretrain mg600low models_genesis 6 100 8 1e-3 --set precision=bfloat16
 study "$here/genesis.yaml" "${1:-acdc_study}_genesis"    # why does one of them do harm?

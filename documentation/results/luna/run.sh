@@ -15,9 +15,9 @@ runs=$nnUNet_results/Dataset610_Luna
 inits=("byol=$runs/nnsslTrainer_BYOL_luna__nnsslPlans__2d/fold_all/encoder.pth"
     "spark=$runs/nnsslTrainer_SparK_luna__nnsslPlans__2d/fold_all/encoder.pth")
 mkdir -p "$out"
-nnssl_study init -d 610 -c 2d --npz "$npz" -m linear --init "${inits[@]}" --counts 50 200 1000 --seeds 5 -o "$out/linear.yaml"
+nnssl_study init -d 610 -c 2d --npz "$npz" -m linear --init "${inits[@]}" --counts 50 200 1000 --seeds 5 -o "$out/linear.yaml" --overwrite
 study "$out/linear.yaml" "$out/linear"
 nnssl_study init -d 610 -c 2d --npz "$npz" -m finetune --init "${inits[@]}" --counts 50 200 1000 --seeds 3 --steps 200 --test-cases 600 \
-    -o "$out/finetune.yaml"
+    -o "$out/finetune.yaml" --overwrite
 sed -i 's/  lr: 0.0001/  lr: 0.001/' "$out/finetune.yaml"  # 1e-4 is slow for a network of 16 features
 study "$out/finetune.yaml" "$out/finetune"

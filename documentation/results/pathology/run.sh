@@ -8,21 +8,14 @@ out=${1:?the folder to write}
 mkdir -p "$out"
 acdc_3mm
 python "$here/../probes/table.py" "$nnUNet_raw/$dataset" "$out/table.csv"
-pretrain mr masked_region 10 120 8 8e-3
-pretrain byol600 byol 6 100 8 3e-3 --set precision=bfloat16
-pretrain spk600 spark 6 100 8 8e-3 --set precision=bfloat16
-runs=$nnUNet_results/$dataset
-inits=()
-for init in masked_region=MaskedRegion_mr byol=BYOL_byol600 spark=SparK_spk600; do
-    inits+=("${init%%=*}=$runs/nnsslTrainer_${init#*=}__${plans}__$configuration/fold_0/encoder.pth")
-done
+acdc_encoders
 init=(nnssl_study init -d 27 -p $plans -c $configuration --labels "$out/table.csv" --target group --group patient
     --init "${inits[@]}" --unit patient --counts 10 20 40)
 same_patient='s/patient07[46]_frame[0-9]+, ?//g; s/, ?patient07[46]_frame[0-9]+//g'  # 074 and 076 have the same voxels
-"${init[@]}" -m linear --seeds 5 -o "$out/linear.yaml"
+"${init[@]}" -m linear --seeds 5 -o "$out/linear.yaml" --overwrite
 sed -i -E "$same_patient" "$out/linear.yaml"
 study "$out/linear.yaml" "$out/linear"
-"${init[@]}" -m finetune --seeds 3 --steps 200 -o "$out/finetune.yaml"
+"${init[@]}" -m finetune --seeds 3 --steps 200 -o "$out/finetune.yaml" --overwrite
 sed -i -E "$same_patient" "$out/finetune.yaml"
 sed -i 's/  lr: 0.0001/  lr: 0.001/' "$out/finetune.yaml"  # 1e-4 is slow for a network of 16 features
 study "$out/finetune.yaml" "$out/finetune"
