@@ -199,7 +199,7 @@ def _from_npz(a: argparse.Namespace, settings: ClassifySettings, device: Any) ->
     about = {"training_images": len(chosen), "npz": a.npz.name, "encoder": extractor.origin, "target": "npz"}
     _write(a, settings, test, answers, model.known, about)
     if points:
-        from nnssl.evaluate.classify.scores import write_curve
+        from nnssl.evaluate.classify.curve import write_curve
 
         write_curve(points, a.o / "curve.csv")
     write_model(model, a.o / "model.pth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from nnssl.errors import NnsslError
 from nnssl.evaluate.classify import frozen
 from nnssl.evaluate.classify.augment import augment
+from nnssl.evaluate.classify.curve import Point, write_curve
 from nnssl.evaluate.classify.data import Data, known_plans
 from nnssl.evaluate.classify.images import common_size, slices_of
 from nnssl.evaluate.classify.images import fit as fit_size
@@ -170,6 +172,27 @@ def test_best_or_last_weights(pretraining: Path) -> None:
         said = model.known[model.answers(validation.images, CPU).argmax(1)]
         recalls = [np.mean(said[validation.values == c] == c) for c in model.known]
         assert np.mean(recalls) == pytest.approx(wanted.score)
+
+
+def test_curve_grows_and_a_missing_class_is_no_warning(pretraining: Path, tmp_path: Path) -> None:
+    """A display reads the file on the way; validation images of one class are scored by that class, as scikit-learn does."""
+    train, validation = blobs(20), blobs(20, seed=2)
+    bright = np.flatnonzero(validation.values == "bright")
+    names, groups = (tuple(column[i] for i in bright) for column in (validation.names, validation.groups))
+    one = Data(names, validation.images[bright], validation.values[bright], groups, "classes")
+    seen: list[list[str]] = []
+
+    def follow(points: Sequence[Point]) -> None:
+        write_curve(points, tmp_path / "curve.csv")
+        seen.append((tmp_path / "curve.csv").read_text().splitlines())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        options = settings("finetune", steps=6, evaluate_every=2)
+        model, points = fit(train, one, extractor(), recipe(), options, follow=follow)
+    assert [int(lines[-1].split(",")[0]) for lines in seen] == [0, 2, 4, 6]
+    said = model.known[model.answers(one.images, CPU).argmax(1)]
+    assert points[-1].score == pytest.approx(np.mean(said == "bright"))
 
 
 def test_augmentation(pretraining: Path) -> None:

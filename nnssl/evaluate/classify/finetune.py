@@ -6,16 +6,16 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, r2_score
+from sklearn.metrics import r2_score, recall_score
 from torch import nn
 from torch.nn import functional as F
 
 from nnssl.evaluate.classify.augment import augment
+from nnssl.evaluate.classify.curve import Follow, Point
 from nnssl.evaluate.classify.data import Data
 from nnssl.evaluate.classify.network import Classifier
 from nnssl.evaluate.classify.settings import ClassifySettings
@@ -27,25 +27,6 @@ EVALUATIONS = 20
 """How often validation images are looked at, if nothing else is said."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """One evaluation.
-
-    Attributes:
-        step: optimiser steps so far.
-        seconds: since the start.
-        train_loss: mean since the last evaluation; NaN before the first step.
-        score: on the validation images: balanced accuracy, or the coefficient of determination (R²) of a quantity.
-        loss: on the validation images; the lower one wins among equal scores.
-    """
-
-    step: int
-    seconds: float
-    train_loss: float
-    score: float
-    loss: float
-
-
 def train(
     network: Classifier,
     training: Data,
@@ -54,6 +35,7 @@ def train(
     geometry: Geometry,
     settings: ClassifySettings,
     device: torch.device,
+    follow: Follow | None = None,
 ) -> list[Point]:
     """Train in place; with validation images and `select` best, end with the weights that did best on them.
 
@@ -65,6 +47,7 @@ def train(
         geometry: of the images, for augmentation.
         settings: rates, steps, seed.
         device: to train on.
+        follow: see `Follow`.
 
     Returns:
         The evaluations; none without validation images.
@@ -75,7 +58,7 @@ def train(
     steps, frozen = settings.schedule(len(training.names))
     network.to(device)
     optimizer = _optimizer(network, settings)
-    order, watch = _endless(len(target), generator), _Watch(network, validation, known, loss_of, device)
+    order, watch = _endless(len(target), generator), _Watch(network, validation, known, loss_of, device, follow)
     every = settings.evaluate_every or max(1, steps // EVALUATIONS)
     watch.look(0)
     for step in range(1, steps + 1):
@@ -121,15 +104,16 @@ class _Watch:
     """Looks at validation images, and keeps the weights that did best; the clock stands still meanwhile."""
 
     def __init__(
-        self, network: Classifier, validation: Data | None, known: np.ndarray, loss_of: _Loss, device: torch.device
+        self,
+        network: Classifier,
+        validation: Data | None,
+        known: np.ndarray,
+        loss_of: _Loss,
+        device: torch.device,
+        follow: Follow | None,
     ) -> None:
-        self.network, self.validation, self.known, self.loss_of, self.device = (
-            network,
-            validation,
-            known,
-            loss_of,
-            device,
-        )
+        self.network, self.validation, self.known = network, validation, known
+        self.loss_of, self.device, self.follow = loss_of, device, follow
         self.points: list[Point] = []
         self.losses: list[torch.Tensor] = []
         self._best: tuple[tuple[float, float], dict[str, Any]] | None = None
@@ -147,12 +131,16 @@ class _Watch:
         target = encode(self.validation.values, self.validation.kind, self.known)
         loss = float(self.loss_of(rows.to(self.device), target.to(self.device)))
         if self.validation.kind == "classes":
-            score = float(balanced_accuracy_score(target.numpy(), rows.argmax(1).numpy()))
+            truth, said = target.numpy(), rows.argmax(1).numpy()
+            # balanced accuracy: the mean recall of the classes that are there
+            score = float(recall_score(truth, said, labels=np.unique(truth), average="macro"))
         else:
             score = float(r2_score(target.numpy(), rows[:, 0].numpy())) if len(target) > 1 else -loss
         self.points.append(Point(step, round(self._seconds, 2), mean, score, loss))
         if self._best is None or (score, -loss) > self._best[0]:
             self._best = (score, -loss), copy.deepcopy(self.network.state_dict())
+        if self.follow is not None:
+            self.follow(self.points)
         self._since = time.monotonic()
 
     def restore_best(self) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from nnssl.evaluate.classify import finetune, frozen
+from nnssl.evaluate.classify.curve import Follow, Point
 from nnssl.evaluate.classify.data import Data
-from nnssl.evaluate.classify.finetune import Point
 from nnssl.evaluate.classify.model import Model, features
 from nnssl.evaluate.classify.network import Classifier
 from nnssl.evaluate.classify.recipe import Recipe
@@ -25,6 +25,7 @@ def fit(
     settings: ClassifySettings,
     target: str = "",
     rows: np.ndarray | None = None,
+    follow: Follow | None = None,
 ) -> tuple[Model, list[Point]]:
     """Train a classifier.
 
@@ -37,6 +38,7 @@ def fit(
         settings: how.
         target: name of what is learnt.
         rows: (N, features) of `train` where they are known, see `frozen_features`.
+        follow: of a fine-tuning, see `Follow`.
 
     Returns:
         The classifier, and the learning curve of a fine-tuning.
@@ -46,7 +48,7 @@ def fit(
     arrays, points = None, list[Point]()
     if settings.method == "finetune":
         extractor.encoder.requires_grad_(True)
-        points = finetune.train(network, train, validation, known, recipe.geometry, settings, extractor.device)
+        points = finetune.train(network, train, validation, known, recipe.geometry, settings, extractor.device, follow)
     else:
         rows = frozen_features(train, extractor, settings) if rows is None else rows
         arrays = frozen.fit(settings.method, train.kind, rows, train.values, train.groups, settings.seed)

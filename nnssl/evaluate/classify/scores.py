@@ -14,7 +14,6 @@ from sklearn import metrics
 from sklearn.preprocessing import label_binarize
 
 from nnssl.evaluate.classify import resampled
-from nnssl.evaluate.classify.finetune import Point
 from nnssl.evaluate.labels import Kind
 from nnssl.files import atomic_path, write_json
 
@@ -122,16 +121,6 @@ def write_results(
     if classes:
         _confusion(values, known[answers.argmax(1)], known, folder / "confusion.png")
     return lines
-
-
-def write_curve(points: Sequence[Point], path: Path) -> None:
-    """Write a learning curve: step, seconds, train_loss, score and loss on the validation images."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "seconds", "train_loss", "score", "loss"])
-        for p in points:
-            values = (f"{v:.6g}" if math.isfinite(v) else "" for v in (p.train_loss, p.score, p.loss))
-            writer.writerow([p.step, p.seconds, *values])
 
 
 def _confusion(values: np.ndarray, said: np.ndarray, known: np.ndarray, path: Path) -> None:

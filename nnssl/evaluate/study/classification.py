@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 
 from nnssl.data.folders import nnunet_folder, read_dataset_json
 from nnssl.errors import NnsslError
+from nnssl.evaluate.classify.curve import write_curve
 from nnssl.evaluate.classify.data import Cases, Source, check_classes, known_plans
 from nnssl.evaluate.classify.model import write_model
 from nnssl.evaluate.classify.npz import NpzImages
 from nnssl.evaluate.classify.run import fit
-from nnssl.evaluate.classify.scores import all_scores, write_curve, write_predictions
+from nnssl.evaluate.classify.scores import all_scores, write_predictions
 from nnssl.evaluate.classify.settings import ClassifySettings, TrainingSettings
 from nnssl.evaluate.features import RANDOM, Extractor, make_extractor
 from nnssl.evaluate.strata import strata_of
@@ -107,11 +108,12 @@ def run_classification(
     train, test = source.read(drawn, recipe), source.read(study.test, recipe)
     looked = source.read(study.validation, recipe) if study.validation and study.stepwise else None
     began = time.monotonic()
-    model, points = fit(train, looked, extractor, recipe, settings, task_of(study).target or "npz")
+    target = task_of(study).target or "npz"
+    # the display of the whole study reads how far this curve has come
+    curve = partial(write_curve, path=folder / "curve.csv")
+    model, _ = fit(train, looked, extractor, recipe, settings, target, follow=curve)
     write_record(folder, train_seconds=round(time.monotonic() - began, 1), steps=study.steps)
     answers = model.answers(test.images, device)
-    if points:
-        write_curve(points, folder / "curve.csv")
     write_predictions(folder / "predictions.csv", test.names, answers, test.kind, model.known, test.groups, test.values)
     scores = all_scores(test.values, answers, test.kind, model.known)
     write_json({k: v if np.isfinite(v) else None for k, v in scores.items()}, folder / "scores.json")

@@ -72,9 +72,11 @@ def _interrupt(*_: Any) -> None:
 def _show(bar: Any, cells: Sequence[Cell], folder: Path, steps: int) -> None:
     bar.n = sum(steps_done(cell.folder(folder), steps) for cell in cells)
     states = [state_of(cell.folder(folder)) for cell in cells]
-    bar.set_description(f"{states.count('done')} of {len(cells)} trainings")
-    failed = states.count("failed")
-    bar.set_postfix_str(f"{states.count('running')} running" + (f", {failed} failed" if failed else ""))
+    failed, before = states.count("failed"), bar.desc
+    bar.set_description(f"{states.count('done')} of {len(cells)} trainings", refresh=False)
+    bar.set_postfix_str(f"{states.count('running')} running" + (f", {failed} failed" if failed else ""), refresh=False)
+    if sys.stderr.isatty() or bar.desc != before:  # a log has a line for every training, not one for every look
+        bar.refresh()
 
 
 def steps_done(folder: Path, steps: int) -> int:
