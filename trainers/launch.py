@@ -83,12 +83,12 @@ def launch(request: Request, job: Job | None = None) -> int:
     run = prepare(request, request.processes)
     if request.processes == 1:
         return job(request, run, device, 1)
-    work = partial(_one_of_several, replace(request, overwrite=False), run, device, job)
+    work = partial(_one_of_several, request, run, device, job)
     return run_processes(work, request.processes, request.debug)
 
 
 def prepare(request: Request, world: int = 1) -> RunConfig:
-    """Settings of a run in `world` processes, after every check that needs no network; then clears an overwritten run."""
+    """Settings of a run in `world` processes, after every check that needs no network."""
     run = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
     folder = run_folder(request)
     saved = saved_config(folder) if request.resume else None
@@ -96,7 +96,7 @@ def prepare(request: Request, world: int = 1) -> RunConfig:
         run = _continued(run, restored_run_config(saved), request)
     refuse_empty_shares(run.batch_size, world)
     if request.overwrite:
-        clear_run(folder)
+        wait_for_predecessor(folder)
     elif not request.resume:
         refuse_to_overwrite(folder)
     return run
@@ -177,6 +177,9 @@ def train(request: Request, run: RunConfig, device: torch.device, processes: int
     except NnsslError:
         _leave_no_trace(trainer)
         raise
+    if request.overwrite and trainer.local_rank == 0:
+        # not before pools and network are there: settings that they refuse must not cost the old run
+        clear_run(Path(trainer.output_folder), Path(trainer.log_file))
     if request.resume:
         found = checkpoint_to_continue(Path(trainer.output_folder), trainer.print_to_log_file)
         if found:
@@ -192,9 +195,12 @@ def _digest(content: Any) -> str:
 
 
 def _leave_no_trace(trainer: nnsslTrainer) -> None:
-    """Remove the run folder that nnU-Net's constructor made, if the run never began: it holds nothing but a log."""
+    """Remove what nnU-Net's constructor made, if the run never began: a log, and a folder that holds nothing else."""
+    if trainer.local_rank != 0:
+        return
     folder = Path(trainer.output_folder)
-    if trainer.local_rank == 0 and all(p.name.startswith("training_log") for p in folder.iterdir()):
+    Path(trainer.log_file).unlink(missing_ok=True)
+    if all(p.name.startswith("training_log") for p in folder.iterdir()):
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # other folds live beside it
             folder.parent.rmdir()

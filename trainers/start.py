@@ -35,11 +35,12 @@ def refuse_to_overwrite(folder: Path) -> None:
         )
 
 
-def clear_run(folder: Path, patience: float = PATIENCE) -> None:
+def clear_run(folder: Path, but: Path | None = None, patience: float = PATIENCE) -> None:
     """Throw a run away (`--overwrite`), unless a process is still training in its folder.
 
     Args:
         folder: of the run; it need not be there.
+        but: a file in it that stays.
         patience: seconds to wait for that process to end.
 
     Raises:
@@ -51,7 +52,7 @@ def clear_run(folder: Path, patience: float = PATIENCE) -> None:
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path != lock.path:  # NFS keeps an open file, and with it the folder
+            elif path not in (lock.path, but):  # NFS keeps an open file, and with it the folder
                 path.unlink()
     with contextlib.suppress(OSError):  # somebody has begun a run there at this moment
         folder.rmdir()
@@ -60,11 +61,16 @@ def clear_run(folder: Path, patience: float = PATIENCE) -> None:
 def wait_for_predecessor(folder: Path, patience: float = PATIENCE) -> None:
     """Let a process that still trains in the folder end: it saves before it leaves, and that is what `--c` must read.
 
+    Args:
+        folder: of the run; it need not be there.
+        patience: seconds to wait.
+
     Raises:
         NnsslError: it has not ended.
     """
-    with RunLock(folder, patience):
-        pass
+    if folder.is_dir():
+        with RunLock(folder, patience):
+            pass
 
 
 def check_beginning(trainer: nnsslTrainer) -> None:

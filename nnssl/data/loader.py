@@ -59,7 +59,7 @@ class CropDataset(Dataset[Item]):
         self.partners = partners
         self.cache = cache
         self.check = check
-        self._ahead = ReadAhead(pool, sampler.size, self._cases, readahead)
+        self._ahead = ReadAhead(pool, sampler.size, readahead)
         self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
@@ -88,7 +88,7 @@ class CropDataset(Dataset[Item]):
     def batch(self, step: int) -> Item:
         """As `__getitem__`; errors are raised everywhere."""
         worker = get_worker_info()
-        self._ahead.before(step, worker.num_workers if worker else 1)
+        self._ahead.before(step, worker.num_workers if worker else 1, self._cases)
         numbers = self._numbers(step)
         places = [self.sampler(n) for n in numbers]
         item = self._read(places)

@@ -25,28 +25,28 @@ class ReadAhead:
     Args:
         pool: cases.
         size: of a crop, voxels per axis.
-        cases_of: number of a batch -> the cases that this process reads for it.
         batches: how many to look ahead; 0 = none.
     """
 
-    def __init__(self, pool: Pool, size: Sequence[int], cases_of: Callable[[int], Iterable[int]], batches: int) -> None:
+    def __init__(self, pool: Pool, size: Sequence[int], batches: int) -> None:
         self.pool = pool
         self.largest = LARGEST * prod(size)
-        self.cases_of = cases_of
         self.batches = batches
         self._named = -1
 
-    def before(self, step: int, stride: int) -> None:
+    def before(self, step: int, stride: int, cases_of: Callable[[int], Iterable[int]]) -> None:
         """To be called before a step's batch is read.
 
         Args:
             step: number of the batch.
             stride: this process reads every so-manieth batch: the number of reading processes.
+            cases_of: number of a batch -> the cases that this process reads for it. Not kept: whoever asks holds open files,
+                and two objects that hold each other are not freed when the last user lets go.
         """
         last = step + self.batches * stride if self.batches else -1
         for coming in range(step, last + 1, stride):
             if coming > self._named:
-                fetch(path for case in self.cases_of(coming) for path in self._files(case))
+                fetch(path for case in cases_of(coming) for path in self._files(case))
         self._named = max(self._named, last)
 
     def _files(self, case: int) -> list[Path]:

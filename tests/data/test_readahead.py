@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import sys
@@ -50,7 +51,7 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
         wanted: list[Path] = []
         named.clear()
         for step in range(10 + worker, 40, workers):
-            ahead.before(step, workers)
+            ahead.before(step, workers, dataset._cases)
             for n in (step * BATCH + 1, step * BATCH + 2):
                 place = sampler(n)
                 for case in [place.case, *([sampler.partner(n, place).case] if partners else [])]:
@@ -65,7 +66,7 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
 
 def test_none_ahead_names_none(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead, "fetch", lambda paths: pytest.fail("named"))
-    ReadAhead(pool, SIZE, lambda step: range(9), 0).before(0, 1)
+    ReadAhead(pool, SIZE, 0).before(0, 1, lambda step: range(9))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -77,6 +78,29 @@ def test_the_same_crops_with_and_without(pool: Pool, workers: int) -> None:
 
     for a, b in zip(batches(0), batches(AHEAD), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to see which files are open")
+def test_a_loader_closes_its_files_with_its_last_user(pool: Pool) -> None:
+    """Every epoch and every validation has a loader of its own; those that wait for the collector keep files and memory."""
+
+    def opened() -> int:
+        links = (os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+        return sum(link.startswith(str(pool.root)) for link in links)
+
+    def read() -> int:
+        dataset = CropDataset(pool, CropSampler(pool, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False, readahead=AHEAD)
+        batches = iter(crop_loader(dataset, range(6), 0, pin=False))
+        next(batches)
+        return opened()
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert read() > 0
+        assert opened() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_file_that_was_named_is_in_memory(tmp_path: Path) -> None:

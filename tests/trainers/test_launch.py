@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -86,23 +87,39 @@ def test_a_continued_run_waits_for_the_one_before_and_then_reads_its_checkpoint(
     assert order == ["waited", "built", "read", "trained"]
 
 
-def test_overwrite_asks_for_the_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cleared: list[Path] = []
-    monkeypatch.setattr("nnssl.trainers.launch.clear_run", cleared.append)
+def test_overwrite_waits_for_a_running_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Path] = []
+    monkeypatch.setattr("nnssl.trainers.launch.wait_for_predecessor", waited.append)
     prepare(request(overwrite=True))
-    assert cleared == [folder]
+    assert waited == [folder]
 
 
 def test_overwrite_clears_the_folder(folder: Path) -> None:
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / "encoder.pth").write_bytes(b"old")
+    (folder / "training_log_new.txt").write_text("new")
+    clear_run(folder, folder / "training_log_new.txt")
+    assert [p.name for p in folder.iterdir() if not p.name.startswith(".")] == ["training_log_new.txt"]
+    clear_run(folder)
+    assert not folder.exists()
+    clear_run(folder)  # nothing there: nothing to do
     prepare(request(overwrite=True))
     assert not folder.exists()
-    prepare(request(overwrite=True))  # nothing there: nothing to do
 
 
-def test_a_refused_command_overwrites_nothing(folder: Path) -> None:
-    with pytest.raises(NnsslError, match=r"batch of 2 crop.* over 3 processes"):
-        launch(request(overwrite=True, processes=3, flags={"batch_size": 2}))
-    assert (folder / "checkpoint_latest.pth").is_file()
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"processes": 3, "flags": {"batch_size": 2}},  # known at once
+        {"sets": ("block=7",)},  # only the network knows
+    ],
+    ids=["no network", "network"],
+)
+def test_a_refused_command_overwrites_nothing(folder: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(NnsslError, match=r"batch of 2 crop.* over 3 processes|block"):
+        launch(request(overwrite=True, **more))
+    assert (folder / "checkpoint_latest.pth").read_bytes() == b"of the old run"
+    assert not list(folder.glob("training_log*"))
 
 
 def test_without_its_config_a_run_goes_on_with_the_settings_in_its_checkpoint(folder: Path) -> None:
