@@ -85,7 +85,7 @@ def test_a_loader_closes_its_files_with_its_last_user(pool: Pool) -> None:
     """Every epoch and every validation has a loader of its own; those that wait for the collector keep files and memory."""
 
     def opened() -> int:
-        links = (os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+        links = (str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
         return sum(link.startswith(str(pool.root)) for link in links)
 
     def read() -> int:
