@@ -61,9 +61,32 @@ def test_boxes_reach_every_corner() -> None:
     assert hidden.all()
 
 
-def test_inside_box() -> None:
-    inside = inside_box(torch.tensor([[[0, 4], [1, 3]], [[2, 4], [0, 5]]]), (4, 5))
-    assert inside[0, 0].sum() == 4 * 2
+def test_a_box_in_three_dimensions_lies_where_it_says() -> None:
+    """Three crops of three axes, none of the same length, against slices of plain Python."""
+    size = (5, 4, 3)
+    box = torch.tensor([[[0, 5], [0, 4], [0, 3]], [[1, 3], [2, 4], [1, 2]], [[0, 4], [1, 2], [0, 3]]])
+    inside = inside_box(box, size)
+    expected = torch.zeros(3, 1, *size, dtype=torch.bool)
+    for one, edges in zip(expected, box.tolist()):
+        one[(0, *(slice(*edge) for edge in edges))] = True
+    assert inside.shape == expected.shape
+    assert torch.equal(inside, expected)
+
+
+def test_one_crop_of_two_axes() -> None:
+    inside = inside_box(torch.tensor([[[0, 4], [1, 3]]]), (4, 5))
+    assert inside.shape == (1, 1, 4, 5)
     assert inside[0, 0, :, 1:3].all()
-    assert inside[1, 0, 2:].all()
-    assert not inside[1, 0, :2].any()
+    assert inside.sum() == 4 * 2
+
+
+def test_the_smallest_box_is_a_voxel() -> None:
+    mask = random_box_mask(5, (2, 3, 4), 1e-4, generator())
+    assert mask.shape == (5, 1, 2, 3, 4)
+    assert (~mask).flatten(1).sum(1).tolist() == [1] * 5
+
+
+def test_two_blocks_are_enough_and_one_is_not() -> None:
+    assert random_block_mask(3, (1, 2), 0.5, generator()).flatten(1).sum(1).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"\(1, 1\) has nothing to choose from"):
+        random_block_mask(3, (1, 1), 0.5, generator())

@@ -32,4 +32,5 @@ for arm in unet light stopped; do
         pretrain "$arm$seed" spark 20 $((count / 20)) 4 6e-3 "${spark[@]}" "${options[@]}" --set seed="$seed" --snapshots 0
     done
 done
-study "$here/study.yaml" "$out/study"
+sed "s/^seeds: .*/seeds: [${seeds// /, }]/" "$here/study.yaml" > "$out/study.yaml"
+study "$out/study.yaml" "$out/study"
