@@ -60,9 +60,7 @@ class RunConfig(BaseModel):
     memory_format: MemoryFormat = Field("auto", description="order of weights in memory: channels_last on a GPU")
     freeze_biases: bool = Field(False, description="leave out the biases that a norm takes off again")
     accumulate: int = Field(1, ge=1, description="parts that a batch is worked through in, one after the other")
-    checkpointing: bool = Field(
-        False, description="compute stages again for the backward pass (compiled with tiles: several graphs)"
-    )
+    checkpointing: bool = Field(False, description="compute stages again for the backward pass")
     cache: float | str = Field(
         "none", description="keep cases unpacked in memory: GiB on this machine; auto: if the pool fits; none"
     )

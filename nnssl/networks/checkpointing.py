@@ -87,7 +87,7 @@ def _stages(module: Any) -> list[nn.Module]:
     return list(stages) if isinstance(stages, nn.ModuleList | nn.Sequential) else []
 
 
-def run_stage(stage: nn.Module, compute: Callable[[Any], Any], x: Any) -> Any:
-    """`compute(x)`, checkpointed if the stage is: for those who walk through a stage's modules themselves."""
+def checkpointed(stage: nn.Module) -> Checkpointed | None:
+    """What `checkpoint_stages` has put in, for those who walk through a stage's modules themselves."""
     forward = vars(stage).get("forward")
-    return forward.run(compute, x) if isinstance(forward, Checkpointed) else compute(x)
+    return forward if isinstance(forward, Checkpointed) else None

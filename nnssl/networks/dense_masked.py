@@ -36,6 +36,10 @@ class DenseMasked(Executor):
         super().__init__(visible, size)
         self._hidden: dict[tuple[int, ...], torch.Tensor] = {}
 
+    def apart(self) -> DenseMasked:
+        """Without the masks that were made for other resolutions."""
+        return DenseMasked(self.visible, self.size)
+
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """Select rather than multiply: 0 x NaN is NaN."""
         return x.masked_fill(self.hidden(x), 0)

@@ -29,6 +29,10 @@ class Executor(ABC):
         self.size = tuple(size)
 
     @abstractmethod
+    def apart(self) -> Executor:
+        """The same for a part of the pass, with nothing kept from or for the others: the part may be computed twice."""
+
+    @abstractmethod
     def enter(self, x: torch.Tensor) -> Features:
         """Take a dense (B, C, *size) in. Nothing at a hidden position, not even NaN, may have any effect later."""
 

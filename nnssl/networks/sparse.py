@@ -26,7 +26,7 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.networks import timm_sparse
-from nnssl.networks.checkpointing import run_stage
+from nnssl.networks.checkpointing import checkpointed
 from nnssl.networks.executor import Executor, ExecutorMaker, Features
 from nnssl.networks.timm_unet import TimmEncoder
 from nnssl.networks.unet import total_stride
@@ -82,7 +82,7 @@ def encode_sparse(
         features = walk.run(stem, features)
     maps = []
     for stage in encoder.stages:  # type: ignore[union-attr]
-        features = run_stage(stage, partial(walk.run, stage), features)
+        features = walk.stage(stage, features)
         maps.append(features)
     return ops, maps
 
@@ -178,6 +178,14 @@ class _Walk:
         if kind in POINTWISE:
             return self.ops.pointwise(x, module)
         raise _unknown(module)
+
+    def stage(self, module: nn.Module, x: Features) -> Features:
+        """`run`, checkpointed if the module is. torch.compile allows no side effect in what may be computed twice."""
+        again = checkpointed(module)
+        return self.run(module, x) if again is None else again.run(partial(self._alone, module), x)
+
+    def _alone(self, module: nn.Module, x: Features) -> Features:
+        return _Walk(self.ops.apart(), self.x).run(module, x)
 
     def check(self, module: nn.Module) -> None:
         """Refuse a module without a sparse counterpart."""

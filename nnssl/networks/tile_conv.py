@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nnssl.networks.tile_copy import with_margin
-from nnssl.networks.tile_index import TileIndex
+from nnssl.networks.tile_index import NeighbourRows
 
 
 class _Reach(NamedTuple):
@@ -42,7 +42,7 @@ def fits(conv: Any, tile: tuple[int, ...]) -> bool:
     return all(t % s == 0 and -s <= m < 0 for t, s, m in zip(tile, conv.stride, lost))
 
 
-def tile_conv(x: torch.Tensor, conv: Any, index: TileIndex) -> torch.Tensor:
+def tile_conv(x: torch.Tensor, conv: Any, around: NeighbourRows) -> torch.Tensor:
     """(T, C, *tile) to (T, C', *(tile / stride)), as the `nn.ConvNd` would do it on the dense tensor with zeros between."""
     kernel, stride, padding, dilation = conv.kernel_size, conv.stride, conv.padding, conv.dilation
     if all(p == 0 and k <= s and d == 1 for k, s, p, d in zip(kernel, stride, padding, dilation)):
@@ -69,7 +69,7 @@ def tile_conv(x: torch.Tensor, conv: Any, index: TileIndex) -> torch.Tensor:
         groups=conv.groups,
     )
     x, weight, bias = _autocast(x, conv.weight, conv.bias)
-    reads, answers = index.rows(tile, before, behind), index.rows(out, above, below)
+    reads, answers = around.rows(tile, before, behind), around.rows(out, above, below)
     # At stride 1 they are one table, and torch.compile wants no tensor twice.
     return _TileConv.apply(x, weight, bias, reads, None if answers is reads else answers, numbers)
 

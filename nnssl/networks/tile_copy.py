@@ -28,7 +28,7 @@ def with_margin(x: torch.Tensor, rows: torch.Tensor, size: Sequence[int]) -> tor
 
     Args:
         x: (T, C, *tile).
-        rows: as `TileIndex.rows` makes them for a size.
+        rows: as `NeighbourRows` makes them for a size.
         size: edge per axis, margins included.
 
     Returns:

@@ -20,6 +20,7 @@ class TileIndex:
     Attributes:
         sample: (T,) the sample of each tile.
         block: per axis (T,) the place of each tile's block in the grid.
+        tile_of: (B, prod(grid)) the tile of each block of the grid; T where it is hidden.
 
     Raises:
         NnsslError: no block is visible, or the samples of the mask do not have the same number.
@@ -42,12 +43,22 @@ class TileIndex:
         flat_BK = flat_BG.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
         device = visible.device
         number_BK = torch.arange(self.tiles, device=device).view(self.batch, count)
-        # The tile of each block of the grid; T where it is hidden.
-        self._tile_of = torch.full(flat_BG.shape, self.tiles, device=device).scatter(1, flat_BK, number_BK)
+        self.tile_of = torch.full(flat_BG.shape, self.tiles, device=device).scatter(1, flat_BK, number_BK)
         self.sample = torch.arange(self.batch, device=device).repeat_interleave(count)
         steps = [prod(self.grid[axis + 1 :]) for axis in range(len(self.grid))]
         self.block = [(flat_BK.flatten() // step) % n for step, n in zip(steps, self.grid)]
-        self._rows: dict[tuple[tuple[int, ...], ...], torch.Tensor] = {}
+
+
+class NeighbourRows:
+    """Where the surroundings of every tile are to be read, made once for every size.
+
+    Args:
+        index: of the tiles.
+    """
+
+    def __init__(self, index: TileIndex) -> None:
+        self.index = index
+        self._made: dict[tuple[tuple[int, ...], ...], torch.Tensor] = {}
 
     def rows(self, tile: Sequence[int], low: Sequence[int], high: Sequence[int]) -> torch.Tensor:
         """Which position of which tile stands at every position of every tile and of the margin around it.
@@ -61,26 +72,27 @@ class TileIndex:
             position is hidden or outside the crop.
         """
         key = (tuple(tile), tuple(low), tuple(high))
-        if key not in self._rows:
-            self._rows[key] = self._make_rows(*key)
-        return self._rows[key]
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
 
-    def _make_rows(self, tile: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> torch.Tensor:
-        device, dim = self.sample.device, len(self.grid)
-        neighbour = self.sample.view(-1, *(1 for _ in range(dim))) * prod(self.grid)
+    def _make(self, tile: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> torch.Tensor:
+        index, grid, device = self.index, self.index.grid, self.index.sample.device
+        dim = len(grid)
+        neighbour = index.sample.view(-1, *(1 for _ in range(dim))) * prod(grid)
         inside = torch.ones((), dtype=torch.bool, device=device)
         place = torch.zeros((), dtype=torch.int64, device=device)
-        for axis, (t, a, b, n) in enumerate(zip(tile, low, high, self.grid)):
+        for axis, (t, a, b, n) in enumerate(zip(tile, low, high, grid)):
             along = [1] * (dim + 1)
             along[axis + 1] = -1
             offset = torch.arange(-a, t + b, device=device)
-            block = self.block[axis].view(-1, *(1 for _ in range(dim))) + offset.div(t, rounding_mode="floor").view(
+            block = index.block[axis].view(-1, *(1 for _ in range(dim))) + offset.div(t, rounding_mode="floor").view(
                 along
             )
             inside = inside & (block >= 0) & (block < n)
-            neighbour = neighbour + block.clamp(0, n - 1) * prod(self.grid[axis + 1 :])
+            neighbour = neighbour + block.clamp(0, n - 1) * prod(grid[axis + 1 :])
             place = place + (offset.remainder(t) * prod(tile[axis + 1 :])).view(along)
-        found = self._tile_of.flatten()[neighbour]
-        nothing = self.tiles * prod(tile)
-        rows = torch.where(inside & (found < self.tiles), found * prod(tile) + place, nothing)
+        found = index.tile_of.flatten()[neighbour]
+        nothing = index.tiles * prod(tile)
+        rows = torch.where(inside & (found < index.tiles), found * prod(tile) + place, nothing)
         return rows.flatten()

@@ -18,7 +18,7 @@ from nnssl.networks.executor import Executor
 from nnssl.networks.sparse import BATCH_NORMS, overlaps
 from nnssl.networks.tile_conv import fits, tile_conv
 from nnssl.networks.tile_copy import gather_tiles, scatter_tiles
-from nnssl.networks.tile_index import TileIndex
+from nnssl.networks.tile_index import NeighbourRows, TileIndex
 
 
 class TileSparse(Executor):
@@ -30,12 +30,20 @@ class TileSparse(Executor):
     Args:
         visible, size: see `Executor`.
         count: visible blocks per sample; None reads it from the mask, which waits for the device.
+        index: of the visible blocks, where it is known.
     """
 
-    def __init__(self, visible: torch.Tensor, size: Sequence[int], count: int | None = None) -> None:
+    def __init__(
+        self, visible: torch.Tensor, size: Sequence[int], count: int | None = None, index: TileIndex | None = None
+    ) -> None:
         super().__init__(visible, size)
-        self.index = TileIndex(visible, count)
+        self.index = TileIndex(visible, count) if index is None else index
+        self.around = NeighbourRows(self.index)
         self.dense = DenseMasked(visible, size)
+
+    def apart(self) -> TileSparse:
+        """With the same index."""
+        return TileSparse(self.visible, self.size, index=self.index)
 
     def enter(self, x: torch.Tensor) -> torch.Tensor:
         """Take the visible blocks out."""
@@ -49,7 +57,7 @@ class TileSparse(Executor):
         """See `tile_conv`."""
         if not fits(module, tuple(x.shape[2:])):
             return self.enter(self.dense.conv(self.leave(x), module))
-        return tile_conv(x, module, self.index)
+        return tile_conv(x, module, self.around)
 
     def norm(self, x: torch.Tensor, module: nn.Module) -> torch.Tensor:
         """Batch norm over the tiles of the batch, or over those of each sample: torch's own, in float32 at least."""

@@ -6,12 +6,10 @@ Modules are named by their full class name, so that nothing of timm is imported 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nnssl.networks.checkpointing import run_stage
 from nnssl.networks.executor import Features
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def feature_maps(walk: _Walk, backbone: Any, x: Features) -> list[Features]:
     """What a `FeatureListNet` collects on its way."""
     maps = []
     for name, module in backbone.items():
-        x = run_stage(module, partial(walk.run, module), x)
+        x = walk.stage(module, x)
         if name in backbone.return_layers:
             maps.append(x)
     return maps

@@ -11,8 +11,9 @@ from torch import nn
 
 from nnssl.errors import NnsslError
 from nnssl.networks import DenseMasked, Executor, TileSparse, encode_visible
+from nnssl.networks.checkpointing import checkpoint_stages
 from nnssl.networks.tile_conv import fits
-from nnssl.networks.tile_index import TileIndex
+from nnssl.networks.tile_index import NeighbourRows, TileIndex
 from nnssl.views import random_block_mask
 from tests.networks.test_sparse import ENCODERS, assert_close, blocks, crops, gradients, plain, residual
 from tests.networks.test_timm_unet import encoder as timm_encoder
@@ -187,7 +188,7 @@ def test_rows_are_what_a_loop_says() -> None:
             there = (b, y // 2, x // 3)
             shown = 0 <= y < 6 and 0 <= x < 12 and there in chosen
             expected.append(chosen.index(there) * 6 + y % 2 * 3 + x % 3 if shown else 12 * 6)
-    assert index.rows(tile, low, high).tolist() == expected
+    assert NeighbourRows(index).rows(tile, low, high).tolist() == expected
 
 
 def test_a_mask_that_breaks_the_promise_is_an_error() -> None:
@@ -201,15 +202,21 @@ def test_a_mask_that_breaks_the_promise_is_an_error() -> None:
         TileIndex(torch.zeros(2, 1, 2, 2, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("way", [lambda v, size: TileSparse(v, size, 3), DenseMasked], ids=["tiles", "dense"])
 @pytest.mark.parametrize("make", [plain, residual])
-def test_compiles_into_one_graph(make: Any) -> None:
+def test_compiles_into_one_graph(make: Any, way: Any, checkpointed: bool) -> None:
     """One graph also means that nothing waits for the device: reading a number from it would break the graph."""
     encoder = make()
+    if checkpointed:
+        assert checkpoint_stages(encoder) > 1
     x = crops(encoder)
     visible = blocks(x)
 
     def run(image: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
-        return encode_visible(encoder, image, mask, lambda v, size: TileSparse(v, size, 3))
+        return encode_visible(encoder, image, mask, way)
+
+    torch._dynamo.reset()
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     plainly = run(x, visible)
