@@ -30,10 +30,18 @@ def _no_word(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """What is checked is handed on as it was written, and 8.0 is no length of an array."""
+    if type(value) is not int:
+        raise ValueError("must be a whole number")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_plain_name)]
 Length = Annotated[float, BeforeValidator(_no_word), Field(gt=0, lt=1e6, allow_inf_nan=False)]
-Edge = Annotated[int, BeforeValidator(_no_word), Field(ge=1, le=100_000)]
-Axes = Annotated[list[Annotated[int, Field(ge=0, le=2)]], Field(min_length=3, max_length=3)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Edge = Annotated[Whole, Field(ge=1, le=100_000)]
+Axes = Annotated[list[Annotated[Whole, Field(ge=0, le=2)]], Field(min_length=3, max_length=3)]
 Digest = Annotated[str, Field(max_length=1000)]
 
 
@@ -52,7 +60,7 @@ class _Architecture(_Open):
 class _Configuration(_Open):
     inherits_from: str | None = None
     data_identifier: Name | None = None
-    batch_size: Annotated[int, BeforeValidator(_no_word), Field(ge=1, le=10**6)] | None = None
+    batch_size: Annotated[Whole, Field(ge=1, le=10**6)] | None = None
     patch_size: Annotated[list[Edge], Field(min_length=2, max_length=3)] | None = None
     spacing: Annotated[list[Length], Field(min_length=2, max_length=3)] | None = None
     normalization_schemes: Annotated[list[str], Field(min_length=1)] | None = None
@@ -109,13 +117,13 @@ class _PoolCase(_Open):
     shape: Annotated[list[Edge], Field(min_length=3, max_length=3)]
     labelled: bool
     digest: Digest = ""
-    body: Annotated[int, Field(ge=0, le=10**9)] = 0
+    body: Annotated[Whole, Field(ge=0, le=10**9)] = 0
     subject: str = ""
     checksum: str = ""
 
 
 class _PoolIndex(_Open):
-    format: int
+    format: Whole
     origin: Digest = ""
     cases: list[_PoolCase]
 
