@@ -27,3 +27,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` when some known word is close to `word`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def shortened(names: Iterable[str], most: int = 5, longest: int = 60) -> str:
+    """The first few names, and how many more there are; a name that is longer than `longest` ends in "..."."""
+    known = [name if len(name) <= longest else name[: longest - 3] + "..." for name in names]
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more

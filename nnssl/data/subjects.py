@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnssl.errors import NnsslError
+from nnssl.errors import NnsslError, shortened
 
 TABLES = ("subjects.csv", "cases.csv")
 COLUMNS = ("subject", "patient")
@@ -73,6 +73,8 @@ def _rows(path: Path, required: bool) -> dict[str, str]:
         column = next((c for c in COLUMNS if c in columns), None)
         if "case" not in columns or column is None:
             if required:
-                raise NnsslError(f"{path} needs a column 'case' and a column 'subject', it has: {', '.join(columns)}")
+                raise NnsslError(
+                    f"{path} needs a column 'case' and a column 'subject', it has: {shortened(columns, 20)}"
+                )
             return {}
         return {row["case"]: str(row[column] or "") for row in reader}

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from nnssl.data.pool import Pool
-from nnssl.errors import MissingError, NnsslError
+from nnssl.errors import MissingError, NnsslError, shortened
 
 Balance = Literal["case", "subject", "dataset", "dataset+subject"]
 
@@ -46,7 +46,7 @@ def read_weights(path: Path) -> WeightTable:
             columns = reader.fieldnames or []
             if "case" not in columns or "weight" not in columns:
                 raise NnsslError(
-                    f"{path} needs the columns 'case' and 'weight', it has: {', '.join(columns) or 'none'}"
+                    f"{path} needs the columns 'case' and 'weight', it has: {shortened(columns, 20) or 'none'}"
                 )
             for row in reader:
                 key = (str(row.get("dataset") or "").strip(), str(row["case"]).strip())

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnssl.errors import MissingError, NnsslError, did_you_mean
+from nnssl.errors import MissingError, NnsslError, did_you_mean, shortened
 
 Kind = Literal["classes", "regression"]
 MOST_CLASSES = 10
@@ -86,7 +86,7 @@ def read_target(
     for wanted in (name, *([group] if group else [])):
         if wanted not in columns:
             raise NnsslError(
-                f"{path} has no column '{wanted}'.{did_you_mean(wanted, columns)} It has: {', '.join(columns)}"
+                f"{path} has no column '{wanted}'.{did_you_mean(wanted, columns)} It has: {shortened(columns, 50)}"
             )
     by_case = _by_case(path, rows, name, cases, subjects, group)
     known = {case: value for case, (value, _) in by_case.items() if value.casefold() not in UNKNOWN}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnssl.data.folders import RawCase
+from nnssl.errors import shortened
 from nnssl.inspect.headers import Geometry, read_headers
-from nnssl.inspect.words import shortened
 
 MEASURED, UNNAMED, HEADERS = "fingerprint", "an older fingerprint or nnU-Net's", "file headers"
 """Where the facts about cases come from. UNNAMED: spacings and shapes only, nothing else by case."""

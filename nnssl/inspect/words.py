@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -28,12 +28,6 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:  # a dangling link: the case is among the skipped ones
         return 0
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def times(values: Iterable[float]) -> str:

@@ -38,6 +38,13 @@ def test_a_table_that_no_parser_takes_is_named(tmp_path: Path, content: bytes) -
         read_subjects(tmp_path, ["a"])
 
 
+def test_a_strange_header_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "subjects.csv").write_text(f"case,subject{'9' * 5000},{','.join(f'c{i}' for i in range(3000))}\nx,1\n")
+    with pytest.raises(NnsslError, match=r"it has: case, subject9+\.\.\., c0, .*, c17 and 2982 more$") as raised:
+        read_subjects(tmp_path, ["x"])
+    assert len(str(raised.value)) < 400
+
+
 def test_an_unrelated_table_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "cases.csv").write_text("id,age\nx,50\n")
     assert read_subjects(tmp_path, ["patient001_frame01"]) == {"patient001_frame01": "patient001"}

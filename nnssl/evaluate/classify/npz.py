@@ -15,7 +15,7 @@ from nnssl.data.npz import SPLITS, as_volumes, is_colour
 from nnssl.data.npz_files import load_npz
 from nnssl.data.parallel import Failure
 from nnssl.data.spacing import crop_spacing
-from nnssl.errors import NnsslError
+from nnssl.errors import NnsslError, shortened
 from nnssl.evaluate.classify.data import Labelled, Source
 from nnssl.evaluate.classify.recipe import Recipe, make_recipe
 
@@ -48,7 +48,7 @@ def read_npz(path: Path) -> Splits:
             )
     if not {"train", "test"} <= set(found):
         raise NnsslError(
-            f"{path} lacks train_images, train_labels, test_images or test_labels; it has {', '.join(sorted(arrays))}"
+            f"{path} lacks train_images, train_labels, test_images or test_labels; it has {shortened(sorted(arrays), 20)}"
         )
     for split, (images, labels) in found.items():
         _check(path, split, images, labels)
