@@ -118,7 +118,9 @@ def _of_same_network(
 def _map_by_names(source: Weights, target: Target) -> list[int | None] | None:
     """A mapping by channel names, where it says something that the order of the channels does not."""
     mapping = match_names(source.pretraining.channel_names, target.images.channel_names)
-    return None if mapping == list(range(source.channels)) or not mapping else mapping
+    if not mapping or (len(mapping) == source.channels and mapping == list(range(len(mapping)))):
+        return None
+    return mapping
 
 
 def write_nnunet_init(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,15 @@ def test_the_loaded_encoder_computes_the_same(unet_3d: dict, tmp_path: Path) -> 
     x = torch.randn(1, 1, 8, 16, 16)
     for a, b in zip(network.encoder(x), again.encoder(x)):
         assert torch.equal(a, b)
+
+
+def test_a_number_of_channels_that_is_a_lie_costs_nothing(unet_3d: dict) -> None:
+    """The file says 10^12 channels; its tensors have one."""
+    named = Pretraining(channel_names=("T1",))
+    source = replace(weights_of(trained(unet_3d)), channels=10**12, pretraining=named)
+    state, _ = complete_network(source, Target(unet_3d, 1, named), "fresh", 0)
+    honest, _ = complete_network(replace(source, channels=1), Target(unet_3d, 1, named), "fresh", 0)
+    assert all(torch.equal(state[key], value) for key, value in honest.items())
 
 
 def test_seed_decides_the_fresh_decoder(unet_3d: dict) -> None:
