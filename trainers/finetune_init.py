@@ -34,7 +34,7 @@ def adapted(
         NnsslError: the file is missing, damaged, or does not fit.
     """
     assert settings.init is not None
-    weights = read_weights(settings.init)
+    weights = read_weights(settings.init, settings.key_prefix)
     decoder: Decoder = settings.decoder or ("pretrained" if weights.has_decoder else "fresh")
     state, report = complete_network(
         weights,
@@ -54,7 +54,7 @@ def brings_decoder(settings: FinetuneSettings) -> bool:
     """Whether the weights that the plans' block names will fill the decoder."""
     if settings.init is None or settings.decoder is not None:
         return settings.decoder == "pretrained"
-    return read_weights(settings.init).has_decoder
+    return read_weights(settings.init, settings.key_prefix).has_decoder
 
 
 def load_into(unet: nn.Module, settings: FinetuneSettings, target: Target) -> tuple[LoadReport, Mapping[str, Any]]:

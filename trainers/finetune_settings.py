@@ -27,6 +27,7 @@ class FinetuneSettings(BaseModel):
             `nnssl.trainers.finetune_head`; `random` leaves nnU-Net's initialisation.
         freeze_stages: how many stages of the encoder, from the input, never learn; the stem goes with the first.
         init: file of pretrained weights that the trainer loads and fits by itself.
+        key_prefix: `OLD[=NEW]`, for names in a plain state dict, see `nnssl.transfer.reading.read_weights`.
         decoder: take the decoder from that file too; None = if it has one.
         channel_map: for each channel of the target the file's channel (from 0), or `mean`.
         min_coverage: share of the encoder that must come from the file.
@@ -50,6 +51,7 @@ class FinetuneSettings(BaseModel):
     head: Literal["fitted", "random"] | None = None
     freeze_stages: int | None = Field(None, ge=0)
     init: str | None = None
+    key_prefix: str | None = None
     decoder: Literal["pretrained", "fresh"] | None = None
     channel_map: str | None = None
     min_coverage: float | None = Field(None, ge=0, le=1)

@@ -6,8 +6,11 @@ of them do not undo the pretraining.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 EPOCHS, ITERATIONS = 1000, 250
 """nnU-Net's own length."""
@@ -45,7 +48,8 @@ def plans_block(epochs: int, iterations: int, pretrained: bool, width: int) -> d
     return asked
 
 
-def first_width(configuration: Mapping[str, Any]) -> int:
+def first_width(plans: Mapping[str, Any], configuration: str) -> int:
     """Features of the first stage of a plans' configuration; the recipe's own where it does not say."""
-    kwargs = configuration.get("architecture", {}).get("arch_kwargs", {})
+    settings = PlansManager(copy.deepcopy(dict(plans))).get_configuration(configuration).configuration
+    kwargs = settings.get("architecture", {}).get("arch_kwargs", {})
     return int(next(iter(kwargs.get("features_per_stage", ())), WIDTH))

@@ -28,6 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("-o", required=True, metavar="NAME", help="name of the plans to write")
     p.add_argument("-f", default="0", metavar="FOLD", help="fold that --train-cases draws from")
     p.add_argument("--init", metavar="FILE", help="pretrained weights: encoder.pth or any file nnssl reads")
+    p.add_argument(
+        "--key-prefix", metavar="OLD[=NEW]", help="of a plain state dict: keys that begin with OLD are meant"
+    )
     p.add_argument("--decoder", choices=["pretrained", "fresh"], help="decoder; default: the file's if it has one")
     p.add_argument("--channel-map", metavar="MAP", help="for each channel the file's (from 0) or mean, as 0,0,mean")
     p.add_argument("--min-coverage", type=share, metavar="SHARE", help="share of the encoder that must be pretrained")
@@ -82,10 +85,12 @@ def main_with(a: argparse.Namespace) -> None:
         raise NnsslError(
             "the control from scratch takes no --init" if a.init else f"--schedule {a.schedule} needs --init FILE"
         )
-    there = read_plans(dataset, a.p)["configurations"]
+    plans = read_plans(dataset, a.p)
+    there = plans["configurations"]
     configuration = a.c or next((c for c in ("3d_fullres", "2d") if c in there), next(iter(there)))
     settings = {
         "init": absolute(a.init) if a.init else None,
+        "key_prefix": a.key_prefix,
         "decoder": a.decoder,
         "channel_map": a.channel_map,
         "min_coverage": a.min_coverage,
@@ -107,7 +112,7 @@ def main_with(a: argparse.Namespace) -> None:
     }
     # what was measured is AdamW with one ramp
     if a.recipe == "auto" and a.schedule in ("warmup", "scratch") and a.optimizer != "sgd":
-        width = first_width(there[configuration])
+        width = first_width(plans, configuration)
         rest = plans_block(a.epochs or EPOCHS, a.iterations or ITERATIONS, a.schedule == "warmup", width)
         chosen = {k: v for k, v in rest.items() if settings.get(k) is None}
         settings |= chosen

@@ -11,6 +11,7 @@ import torch
 from nnssl.trainers.finetune_groups import frozen_part, layered_groups
 from nnssl.trainers.finetune_init import seen_in_pretraining
 from nnssl.trainers.finetune_plan import draw_cases
+from nnssl.trainers.recipes import first_width
 
 from nnssl.errors import NnsslError
 from nnssl.networks import build_unet
@@ -19,6 +20,7 @@ from tests.conftest import run_command
 from tests.trainers.test_finetuning import nnunet
 
 TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
+TWO = ("student", "teacher")
 SHORT = ("--epochs", "1", "--iterations", "2", "--val-iterations", "1")
 
 
@@ -98,6 +100,25 @@ def test_a_short_training_gets_the_recipe_that_was_measured_for_it(target: Path,
     assert "initial_lr" not in sgd, "no rate of AdamW's for SGD"
     for arguments in ((*covered,), (*covered, "--epochs", "20", "--iterations", "10", "--recipe", "published")):
         assert not {"optimizer", "initial_lr", "head", "average", "rescale"} & set(block(*arguments))
+
+
+def test_names_of_a_plain_state_dict(target: Path, encoder: Path, capsys: pytest.CaptureFixture) -> None:
+    weights = torch.load(encoder, weights_only=True)["network_weights"]
+    plain = encoder.with_name("plain.pth")
+    torch.save({f"{who}.{key}": value + (who == "student") for key, value in weights.items() for who in TWO}, plain)
+    arguments = ("--init", str(plain), "-o", "few", "--min-coverage", "0.5")
+    assert plan(*arguments) == 2
+    assert "--key-prefix" in capsys.readouterr().err
+    assert plan(*arguments, "--key-prefix", "teacher.=") == 0
+    assert json.loads((target / "few.json").read_text())["nnssl"]["key_prefix"] == "teacher.="
+
+
+def test_the_recipe_knows_the_width_of_a_configuration_that_inherits(target: Path) -> None:
+    plans = json.loads((target / "nnsslPlans.json").read_text())
+    width = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"]
+    width[0] = 64
+    plans["configurations"]["3d_larger"] = {"inherits_from": "3d_fullres", "batch_size": 2}
+    assert first_width(plans, "3d_larger") == 64
 
 
 @pytest.mark.slow

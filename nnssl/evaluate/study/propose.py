@@ -54,7 +54,8 @@ def propose(
         NnsslError: no such plans or configuration, too few cases, or weights that cannot be read.
     """
     full = resolve_dataset(dataset, "nnUNet_preprocessed")
-    known = read_plans(full, plans)["configurations"]
+    content = read_plans(full, plans)
+    known = content["configurations"]
     if configuration not in known:
         raise NnsslError(
             f"configuration '{configuration}' is not in {plans} of {full}.{did_you_mean(configuration, list(known))} "
@@ -64,7 +65,7 @@ def propose(
     training = training_cases(full, fold)
     held_out = sorted(str(c) for c in (read_splits(nnunet_folder("nnUNet_preprocessed") / full) or [])[fold]["val"])
     validation, test = share_out(held_out, _subjects(full, held_out), test_cases)
-    width = first_width(known[configuration])
+    width = first_width(content, configuration)
     rows: dict[str, dict[str, Any]] = {"scratch": {"schedule": "scratch", **recipe(steps, False, width)}}
     if stock:
         rows["nnunet"] = {"schedule": "nnunet"}

@@ -95,6 +95,7 @@ def settings_block(study: StudyConfig, init: Initialisation, seed: int) -> dict[
     block = {
         "init": init.weights_of(seed),
         "decoder": init.decoder,
+        "key_prefix": init.key_prefix,
         "channel_map": init.channel_map,
         "min_coverage": init.min_coverage,
         "initial_lr": init.lr,

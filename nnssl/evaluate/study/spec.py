@@ -38,6 +38,7 @@ class Initialisation(BaseModel):
         description="pretrained weights: any file that nnssl reads, {seed} in it stands for the seed; none = from scratch",
     )
     decoder: Literal["pretrained", "fresh"] | None = Field(None, description="default: pretrained if the file has one")
+    key_prefix: str | None = None
     channel_map: str | None = None
     min_coverage: float | None = Field(None, ge=0, le=1)
     lr: float | None = Field(None, gt=0, description="peak learning rate")
