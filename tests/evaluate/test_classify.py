@@ -88,6 +88,8 @@ def test_a_file_that_is_no_classifier(pretraining: Path, tmp_path: Path) -> None
         ({"nnssl_classifier": 99}, "newer nnssl"),
         ({"known": None}, "damaged"),
         ({"network": {}}, "damaged"),
+        ({"levels": [9]}, "damaged"),
+        ({"levels": [-(10**30)]}, "damaged"),
     ):
         torch.save({**content, **change}, tmp_path / "y.pth")
         with pytest.raises(NnsslError, match=text):

@@ -96,7 +96,7 @@ def read_model(path: Path) -> Model:
         raise NnsslError(f"{path} was written by a newer nnssl (format {content[KEY]}): update nnssl")
     try:
         return _model_of(content, str(path))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         # what a foreign or edited file lacks shows only where it is used
         raise NnsslError(f"{path} is a damaged classifier: {' '.join(str(error).split())[:200]}") from error
 
