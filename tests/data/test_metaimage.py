@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import SimpleITK as sitk
 from nnssl.data.images import check_file
 from nnssl.data.metaimage import check_metaimage
 from nnssl.data.parallel import Failure
+from nnssl.data.payload import PIECE, Payload
 from tests.conftest import real_data
 
 
@@ -47,6 +50,37 @@ def test_missing_data_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.raw").unlink()
     with pytest.raises(Failure, match=r"a\.raw does not exist"):
         check_metaimage(path)
+
+
+@pytest.mark.parametrize("name", ["L" * 5000, "a\0b.raw"])
+def test_a_name_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.mha", False)
+    header(path, "ElementDataFile = LOCAL", f"ElementDataFile = {name}")
+    with pytest.raises(Failure, match=r"data file .* (cannot be read|does not exist)") as raised:
+        check_metaimage(path)
+    assert len(str(raised.value)) < 200
+
+
+def test_data_that_unpack_to_a_thousand_times_their_size_are_not_all_unpacked(tmp_path: Path) -> None:
+    """A file of half a megabyte would take half a gigabyte at once."""
+    path = tmp_path / "bomb.gz"
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31)
+    path.write_bytes(b"".join(pack.compress(bytes(2**20)) for _ in range(512)) + pack.flush())
+    tracemalloc.start()
+    try:
+        Payload(path, 0).check(10, "gzip")
+        with pytest.raises(Failure, match="536,870,912 of 600,000,000 bytes"):
+            Payload(path, 0).check(600_000_000, "gzip")
+        assert tracemalloc.get_traced_memory()[1] < 4 * PIECE
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("start", [10**30, 2**63])
+def test_a_place_that_no_file_can_have(tmp_path: Path, start: int) -> None:
+    (tmp_path / "a.gz").write_bytes(b"1234")
+    with pytest.raises(Failure, match="truncated: 0 of 10 bytes"):
+        Payload(tmp_path / "a.gz", start).check(10, "gzip")
 
 
 def test_spacing_must_be_there_and_positive(tmp_path: Path) -> None:
