@@ -103,3 +103,14 @@ def test_preprocessing_is_four_jobs_that_wait_for_each_other(scheduler: Path) ->
     assert "afterany:1 " in plan and "--no_pp --like 27" in plan
     assert "afterok:2 " in cases and "--only_pp --shard $SLURM_ARRAY_TASK_ID/4" in cases
     assert "afterany:3 " in last and last.endswith("--only_pp")
+
+
+def test_preprocessing_jobs_know_plans_and_configurations(scheduler: Path) -> None:
+    flags = ["--size", "S", "-p", "ourPlans", "--spacing", "2", "1", "1", "-c", "2d", "3d_fullres", "--like", "27"]
+    command = ["bash", str(SCRIPTS / "preprocess.sh"), "500", "4", *flags]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    measure, plan, cases, last = scheduler.read_text().splitlines()
+    assert "ourPlans" not in measure
+    assert plan.endswith(f"--no_pp {' '.join(flags)}")
+    assert "--only_pp -p ourPlans -c 2d 3d_fullres --shard $SLURM_ARRAY_TASK_ID/4" in cases
+    assert last.endswith("--only_pp -p ourPlans -c 2d 3d_fullres")

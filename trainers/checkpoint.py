@@ -83,13 +83,40 @@ def restore(
         )
     with no_surprise("the run's checkpoint"):
         method.load_state_dict(content["method_state"])
-        optimizer.load_state_dict(content["optimizer_state"])
+        load_optimizer(optimizer, content["optimizer_state"])
         if scaler is not None and content["scaler_state"] is not None:
             scaler.load_state_dict(content["scaler_state"])
         sums = {k: v.to(device) for k, v in content["sums"].items()}
         trouble = Trouble.restored(content.get("trouble"), device)
         past = content.get("rate", 1.0), content.get("rollbacks", 0)
         return RunState(content["epoch"], content["step"], sums, list(content["history"]), *past, trouble)
+
+
+HOW = ("fused", "foreach")
+"""Settings of an optimiser's group that belong to the device it runs on, and not to the run."""
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimiser's state that may come from another kind of device or another memory format.
+
+    Args:
+        optimizer: of this process; its own way of computing stays.
+        saved: as `state_dict` gave it.
+    """
+    groups = [dict(group) for group in saved["param_groups"]]
+    for group, own in zip(groups, optimizer.param_groups):
+        group.update({key: own[key] for key in HOW if key in own})
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if (
+                isinstance(value, torch.Tensor)
+                and value.shape == parameter.shape
+                and value.stride() != parameter.stride()
+            ):
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(
+                    value
+                )  # fused kernels want one layout
 
 
 def check_format(content: dict[str, Any], where: str) -> None:

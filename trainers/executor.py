@@ -14,6 +14,7 @@ from torch import distributed as dist
 
 from nnssl.data.loader import rank_share
 from nnssl.errors import NnsslError
+from nnssl.losses import Ranks
 from nnssl.methods import CropBatch, Method
 from nnssl.methods.sparse_encoding import ExecutorName, SparseEncoding
 
@@ -109,8 +110,9 @@ def measure_executors(
     """
     network: Any = torch.compile(method) if compiled else method
     before = {name: value.clone() for name, value in method.named_buffers()}
-    former, training = method.executor, method.training
+    former, training, ranks = method.executor, method.training, method.ranks
     times: dict[str, list[float]] = {name: [] for name in method.executors}
+    method.assign_ranks(Ranks())  # alone: a process that runs out of memory must not leave the others waiting for it
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         views = method.train().views(random_crops(method, batch, device), torch.Generator().manual_seed(0))
         for _ in range(rounds + 1):
@@ -131,6 +133,7 @@ def measure_executors(
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)  # a dry run tells the memory of the way that was chosen
     method.executor = former
+    method.assign_ranks(ranks)
     method.train(training)
     with torch.no_grad():
         for key, value in method.named_buffers():

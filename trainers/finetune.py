@@ -297,8 +297,10 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             self._unet().load_state_dict(checkpoint["nnssl_learning"])
 
     def _unet(self) -> Any:
-        """The bare network, whatever wraps it."""
-        network = self.network.module if self.is_ddp else self.network
+        """The bare network, whatever wraps it; when nnU-Net asks for the optimiser, DDP does not yet."""
+        network = self.network
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            network = network.module
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
 

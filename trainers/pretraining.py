@@ -339,8 +339,10 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
         self.method.train(stream == TRAINING)
         pool = self.train_pool if stream == TRAINING else self.val_pool
         for batch in self._loader(pool, stream, range(1), workers=0):
+            views = self._views(batch, stream, 0)
+            self.method.eval()  # in training, batch norms would wait for the other processes, which draw nothing
             with self._autocast():
-                pictures = self.method.preview(self._views(batch, stream, 0))
+                pictures = self.method.preview(views)
             where = f"{self.plans_manager.dataset_name}, {self.configuration_name}"
             title = f"{self.run.method}, {where}, epoch {self.state.epoch}"
             draw = partial(save_preview, path, pictures, batch, title)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from nnssl.trainers.executor import out_of_memory
 from torch import nn
 
 from nnssl.errors import NnsslError
@@ -40,11 +41,18 @@ def check_convolutions(method: Method, device: torch.device, precision: torch.dt
     if precision == torch.float32:
         return [f"libraries: {versions(device)}"]
     short = str(precision).removeprefix("torch.")
-    worst = 0.0
+    worst, too_large = 0.0, 0
     stages = one_per_stage(method)
     for conv, size in stages:
         shape = (batch, conv.in_channels, *size)
-        for what, error in convolution_errors(conv, shape, device, precision).items():
+        try:
+            errors = convolution_errors(conv, shape, device, precision)
+        except (MemoryError, RuntimeError) as failure:  # two precisions at once take more than a step may need
+            if not out_of_memory(failure):
+                raise
+            too_large += 1
+            continue
+        for what, error in errors.items():
             if not error <= SPREAD:  # not a number is wrong too
                 name = f"one from {conv.in_channels} to {conv.out_channels} channels on {'x'.join(map(str, shape))}"
                 raise NnsslError(
@@ -52,10 +60,18 @@ def check_convolutions(method: Method, device: torch.device, precision: torch.dt
                     f"its typical size ({versions(device)}). Use --set precision=float32, or another version of torch"
                 )
             worst = max(worst, error)
-    return [
-        f"self-check: {len(stages)} convolutions in {short}, one of each stage, agree with float32 (at most {worst:.1g} "
-        f"beyond rounding); {versions(device)}"
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)  # a dry run tells the memory of the steps
+    lines = [
+        f"self-check: {len(stages) - too_large} convolutions in {short}, one of each stage, agree with float32 (at most "
+        f"{worst:.1g} beyond rounding); {versions(device)}"
     ]
+    if too_large:
+        lines.append(
+            f"self-check: of {too_large} stage(s) left out, because the memory of {device} is too small for it"
+        )
+    return lines
 
 
 def one_per_stage(method: Method) -> list[tuple[Any, tuple[int, ...]]]:

@@ -20,7 +20,7 @@ def one_graph(method: Method) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["masked_region", "simclr", "byol", "moco", "dino", "rotation"])
+@pytest.mark.parametrize("name", ["masked_region", "simmim", "simclr", "byol", "moco", "dino", "rotation"])
 def test_one_graph(name: str) -> None:
     one_graph(make_method(name, SHAPES["2d"]).train())
 

@@ -16,6 +16,7 @@ from nnssl.trainers import executor as executors
 from nnssl.trainers.executor import measure_executors, settle_executor
 
 from nnssl.errors import NnsslError
+from nnssl.losses import Ranks
 from nnssl.networks import DenseMasked
 from tests.conftest import run_command, run_folder
 from tests.methods.cases import SHAPES, make_crops, make_method, seeded
@@ -138,6 +139,16 @@ def test_measuring_leaves_the_method_as_it_was(norm: str) -> None:
     assert all(p.grad is None for p in method.parameters())
     assert not method.training and method.executor is executor
     assert torch.equal(method(views).total, expected)
+
+
+def test_each_process_measures_for_itself() -> None:
+    """One that runs out of memory leaves out passes; others that met it in their losses would wait for ever."""
+    method: Any = make_method("spark", SHAPES["2d"])
+    several = Ranks((2, 2), 0)
+    method.assign_ranks(several)  # without a process group any question to the others is an error
+    seconds = measure_executors(method, 2, torch.device("cpu"), nullcontext, rounds=1)
+    assert set(seconds) == {"dense", "tiles"}
+    assert method.ranks is several
 
 
 def chosen_when_too_large(*names: str) -> tuple[Any, list[str]]:

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from nnssl.trainers.finetune import nnUNetTrainer_SSLScratch
 from nnssl.trainers.finetune_settings import settings_from_plans
 
 from nnssl.errors import NnsslError
@@ -51,6 +53,42 @@ def target(pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     plans["nnssl"] = BLOCK
     plans_file.write_text(json.dumps(plans))
     return preprocessed / "Dataset901_Target"
+
+
+@pytest.mark.parametrize("settings", [{}, {"freeze_stages": 1, "average": 4.0, "new_layers_lr": 2.0}])
+def test_several_gpus_wrap_the_network_after_the_optimiser(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict
+) -> None:
+    """nnU-Net's order of things with -num_gpus 2: it knows of the other processes before the network is wrapped."""
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as base
+
+    plans = json.loads((target / "nnsslPlans.json").read_text())
+    plans |= {"continue_training": False, "nnssl": {**BLOCK, **settings}}
+    described = json.loads((target / "dataset.json").read_text())
+    trainer = nnUNetTrainer_SSLScratch(plans, "3d_fullres", 0, described, torch.device("cpu"))
+    wrap = torch.nn.parallel.DistributedDataParallel
+    monkeypatch.setattr(base, "DDP", lambda network, device_ids: wrap(network))  # nnU-Net names a GPU here
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        trainer.is_ddp, trainer.batch_size, trainer.oversample_foreground_percent = True, 2, 0.33
+        monkeypatch.setattr(trainer, "_set_batch_size_and_oversample", lambda: None)
+        trainer.initialize()
+        assert isinstance(trainer.network, wrap)
+        trainer.on_train_epoch_start()
+        patch = trainer.configuration_manager.patch_size
+        sizes = [[n // f for n, f in zip(patch, step)] for step in _deep_supervision(trainer)]
+        before = {k: v.clone() for k, v in trainer._unet().state_dict().items()}
+        trainer.train_step({"data": torch.randn(2, 1, *patch), "target": [torch.zeros(2, 1, *s) for s in sizes]})
+        moved = {k for k, v in trainer._unet().state_dict().items() if not torch.equal(v, before[k])}
+        assert "encoder.stages.1.blocks.0.skip.1.conv.weight" in moved
+        assert ("encoder.stem.convs.0.conv.weight" in moved) == ("freeze_stages" not in settings)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _deep_supervision(trainer: Any) -> list[list[int]]:
+    """Size of the crop per size of each output."""
+    return [[round(1 / s) for s in scale] for scale in trainer._get_deep_supervision_scales()]
 
 
 def train(trainer: str, *more: str, nnssl: bool = True) -> subprocess.CompletedProcess:

@@ -84,6 +84,13 @@ def test_self_check_passes_here_and_finds_a_wrong_result(shape: str, monkeypatch
         check_convolutions(method, CPU, torch.bfloat16, 2)
 
 
+def test_self_check_leaves_out_what_memory_does_not_hold() -> None:
+    """The allocator itself refuses the shape of the first stages; the check must not end a run that would fit."""
+    first, second = check_convolutions(make_method("spark", SHAPES["2d"]), CPU, torch.bfloat16, 2**44)
+    assert "self-check: 0 convolutions" in first
+    assert "left out, because the memory of cpu is too small" in second
+
+
 def test_float16_sums_do_not_overflow_the_check() -> None:
     conv = torch.nn.Conv2d(8, 8, 3, padding=1)
     errors = convolution_errors(conv, (1, 8, 128, 128), CPU, torch.float16)
