@@ -56,6 +56,7 @@ def encoder_of(trainer: nnsslTrainer) -> EncoderFile:
             fold=trainer.fold,
             fingerprint=fingerprint_of(plans["dataset_name"]),
             digests=trainer.pools.digests,
+            other_scans=trainer.pools.other_scans,
             datasets=datasets,
             init=trainer.ancestor.record if trainer.ancestor else None,
             channel_names=list(trainer.dataset_json["channel_names"].values()),

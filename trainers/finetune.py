@@ -208,8 +208,9 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         seen = seen_in_pretraining(provenance, fingerprint, super().do_split()[1])
         if seen:
             self.print_to_log_file(
-                f"WARNING: pretraining saw {len(seen)} of this fold's validation cases, without labels (as {seen[0]}); "
-                "their scores say less about new patients. Pretrain with the same fold (nnssl_pretrain -f FOLD)"
+                f"WARNING: pretraining saw {len(seen)} of this fold's validation cases, or other scans of their patients, "
+                f"without labels (as {seen[0]}); their scores say less about new patients. "
+                "Pretrain with the same fold (nnssl_pretrain -f FOLD)"
             )
 
     def _fit_heads(self) -> None:

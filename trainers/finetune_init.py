@@ -69,13 +69,13 @@ def load_into(unet: nn.Module, settings: FinetuneSettings, target: Target) -> tu
 def seen_in_pretraining(
     provenance: Mapping[str, Any], fingerprint: Mapping[str, Any] | None, cases: Sequence[str]
 ) -> list[str]:
-    """Cases whose voxels the pretraining saw; empty where one side has no digests.
+    """Cases whose voxels the pretraining saw, or known other scans of their patients; empty where one side has no digests.
 
     Args:
         provenance: of the pretrained weights.
         fingerprint: of the target, made by nnssl.
         cases: names to look for, the validation cases of a fold.
     """
-    known = set(provenance.get("case_digests", ()))
+    known = {*provenance.get("case_digests", ()), *(provenance.get("subject_scan_digests") or ())}
     digests = (fingerprint or {}).get("nnssl", {}).get("cases", {})
     return [name for name in cases if digests.get(name) in known]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from nnssl.trainers.alike import Planned, check_planned_alike
@@ -22,8 +22,9 @@ from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, res
 from nnssl.data.joining import join_pools, without
 from nnssl.data.pool import Pool, cases_by_dataset, check_origin, read_pool, read_splits, split_pool
 from nnssl.data.slice_hashes import hashes_path, known_slices, slice_hashes, thin, thinning_report
+from nnssl.data.subjects import persons, read_subjects
 from nnssl.data.weights import balanced, dataset_shares, put_weights, read_weights
-from nnssl.errors import NnsslError, did_you_mean
+from nnssl.errors import MissingError, NnsslError, did_you_mean
 from nnssl.files import write_json
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class RunPools:
     Attributes:
         training, validation: the same cases with fold `all`.
         digests: of the training cases; also of those that thinning left out, because what is left shows the same.
+        other_scans: digests of scans of the training cases' subjects that do not train; None where no subject is known.
         lines: what a user should know of them.
         thinning: report of the slices left out, if any were to be.
     """
@@ -44,6 +46,7 @@ class RunPools:
     training: Pool
     validation: Pool
     digests: list[str]
+    other_scans: list[str] | None = None
     lines: tuple[str, ...] = ()
     thinning: dict[str, Any] | None = None
 
@@ -65,7 +68,7 @@ def read_run_pools(trainer: nnsslTrainer) -> RunPools:
     training, validation, lines = _split(pools, trainer.fold)
     training, validation, more = _put_weights(run, datasets[0].name, training, validation)
     lines += more
-    digests, thinning = training.digests, None
+    digests, others, thinning = training.digests, _other_scans(pools, training), None
     if run.thin_slices is not None:  # after cases of weight 0 have gone: what resembles them stays
         training, validation, thinning, line = _thin(trainer, datasets, pools, training, validation)
         lines.append(line)
@@ -73,7 +76,7 @@ def read_run_pools(trainer: nnsslTrainer) -> RunPools:
     training, validation = _both(
         lambda pool: balanced(pool, run.balance, weights if pool.joined else None), training, validation
     )
-    return RunPools(training, validation, digests, (*lines, *_describe(run, training)), thinning)
+    return RunPools(training, validation, digests, others, (*lines, *_describe(run, training)), thinning)
 
 
 def write_thinning(trainer: nnsslTrainer) -> None:
@@ -134,7 +137,7 @@ def _split(pools: Mapping[str, Pool], fold: str | int) -> tuple[Pool, Pool, list
             raise NnsslError(f"{name}: {error}") if len(pools) > 1 else error from None
     if len(pools) == 1:
         training, validation = next(iter(parts.values()))
-        return (training, validation, []) if fold == "all" else _hold_out(training, validation, fold)
+        return (training, validation, []) if fold == "all" else _hold_out(training, validation, pools, parts, fold)
     folder = nnunet_folder("nnUNet_preprocessed")
     training, doubled = join_pools({n: p[0] for n, p in parts.items()}, folder)
     lines = [
@@ -150,17 +153,74 @@ def _split(pools: Mapping[str, Pool], fold: str | int) -> tuple[Pool, Pool, list
     if fold == "all":
         return training, training, lines
     validation, _ = join_pools({n: p[1] for n, p in parts.items()}, folder)
-    training, validation, more = _hold_out(training, validation, fold)
+    training, validation, more = _hold_out(training, validation, pools, parts, fold)
     return training, validation, [*lines, *more]
 
 
-def _hold_out(training: Pool, validation: Pool, fold: str | int) -> tuple[Pool, Pool, list[str]]:
-    """Without training cases that are validation cases under another name, or of another dataset."""
+def _hold_out(
+    training: Pool,
+    validation: Pool,
+    pools: Mapping[str, Pool],
+    parts: Mapping[str, tuple[Pool, Pool]],
+    fold: str | int,
+) -> tuple[Pool, Pool, list[str]]:
+    """Without training cases that are validation cases under another name, or other scans of the same subjects."""
+    left = sum(len(pool) - len(parts[name][0]) - len(parts[name][1]) for name, pool in pools.items())
     training, doubled = without(training, validation)
-    if not len(training):
+    scans = _scans(pools)
+    keys = [(scan.dataset if len(pools) > 1 else "", scan.name) for scan in scans]
+    person = dict(zip(keys, persons([scan.subject for scan in scans], [scan.digest for scan in scans])))
+    held_out = {person[case.dataset, case.name] for case in validation.cases}
+    cases = tuple(case for case in training.cases if person[case.dataset, case.name] not in held_out)
+    left += len(training) - len(cases)
+    if not cases:
         raise NnsslError(f"fold {fold} leaves no training case: use 'all'")
-    said = f"{doubled} training case(s) have the voxels of a validation case, under another name: held out"
-    return training, validation, [said] if doubled else []
+    lines = [f"{doubled} training case(s) have the voxels of a validation case, under another name: held out"]
+    lines = lines if doubled else []
+    if left:
+        lines.append(f"{left} case(s) show the subject of a validation case: held out, too")
+    return replace(training, cases=cases), validation, lines
+
+
+class _Scan(NamedTuple):
+    """A scan that a dataset knows; its subject as in no other dataset."""
+
+    dataset: str
+    name: str
+    subject: str
+    digest: str
+
+
+def _scans(pools: Mapping[str, Pool]) -> list[_Scan]:
+    """All scans of the pools, and those that only the datasets' fingerprints know."""
+    found = []
+    for dataset, pool in pools.items():
+        digests = {case.name: case.digest for case in pool.cases}
+        subjects = {case.name: case.subject for case in pool.cases}
+        measured = (fingerprint_of(dataset) or {}).get("nnssl", {}).get("cases", {})
+        more = {name: digest for name, digest in measured.items() if name not in digests}
+        subjects |= _subjects_in_raw(dataset, more) if more else {}
+        for name, digest in (digests | more).items():
+            subject = subjects.get(name, "")
+            found.append(_Scan(dataset, name, f"{dataset}/{subject}" if subject else "", digest))
+    return found
+
+
+def _subjects_in_raw(dataset: str, names: Iterable[str]) -> dict[str, str]:
+    try:
+        return read_subjects(nnunet_folder("nnUNet_raw") / dataset, names)
+    except MissingError:  # a training needs no raw data
+        return {}
+
+
+def _other_scans(pools: Mapping[str, Pool], training: Pool) -> list[str] | None:
+    """Digests of known scans that do not train, of subjects of which others do; None where no subject is known."""
+    scans, seen = _scans(pools), set(training.digests)
+    if not any(scan.subject for scan in scans):
+        return None
+    person = persons([scan.subject for scan in scans], [scan.digest for scan in scans])
+    trained = {p for p, scan in zip(person, scans) if scan.digest in seen}
+    return sorted({scan.digest for p, scan in zip(person, scans) if p in trained and scan.digest} - seen)
 
 
 def _thin(

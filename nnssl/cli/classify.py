@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--freeze-epochs",
         type=natural,
         metavar="N",
-        help="passes in which the encoder stands still; default: a seventh",
+        help="passes in which the encoder stands still; default: a seventh, 0 for an untrained encoder",
     )
     tune.add_argument("--lr", type=positive_float, default=1e-4, metavar="X", help="peak learning rate (Adam)")
     tune.add_argument("--head-lr", type=positive_float, default=10.0, metavar="F", help="factor on it for the head")

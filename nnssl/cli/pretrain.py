@@ -51,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(p, "a setting of the method or the run; repeatable")
     p.add_argument("--config", type=Path, metavar="FILE", help="YAML file with such settings")
     p.add_argument(
-        "--init", metavar="FILE", help="encoder.pth of another run to start from (chained pretraining), same plans"
+        "--init",
+        metavar="FILE",
+        help="weights to start from: encoder.pth of another run or any file nnssl reads, fitted",
     )
     p.add_argument("--name", help="tells two runs of one method apart")
     p.add_argument(

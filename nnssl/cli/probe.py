@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 DESCRIPTION = """Linear probes of frozen encoders for any column of a table, beside random encoders and a shuffled target.
 
-  nnssl_probe -d 27 -c 2d --init spark=RUN/encoder.pth --labels cases.csv --target group --target lv_ml -o PROBE
+  nnssl_probe -d 27 -c 2d --init spark=RUN/encoder.pth --labels table.csv --target group --target lv_ml -o PROBE
 
 Splits are by patient. A target of numbers is a regression if it has many values; --target age:classes says otherwise."""
 

@@ -66,6 +66,9 @@ def _check(path: Path) -> None:
     compressed = fields.get("compresseddata", "false").lower() == "true"
     payload = Payload(path if local else path.parent / data, (header_bytes if local else 0) + skip)
     payload.check(int(math.prod(sizes)) * channels * size, "zlib" if compressed else "raw")
+    packed = int(fields.get("compresseddatasize", "0")) if compressed else 0  # ITK makes room for so much
+    if not 0 <= packed <= payload.path.stat().st_size:
+        raise Failure(f"the MetaImage header is damaged: CompressedDataSize {fields['compresseddatasize'][:20]}")
 
 
 def read_header(path: Path) -> tuple[dict[str, str], int]:

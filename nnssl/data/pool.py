@@ -203,8 +203,9 @@ def split_pool(pool: Pool, fold: str | int, splits: list[dict[str, Any]] | None)
     """Training and validation part of a pool.
 
     `all`: everything trains, and validation looks at the same cases, as in nnU-Net. A number: the validation cases of
-    that fold of nnU-Net's split are kept out of pretraining; cases without labels always train. A pool without any
-    labels is split like nnU-Net splits, five folds with its seed.
+    that fold of nnU-Net's split are kept out of pretraining, and so are all other scans of their subjects; other cases
+    without labels always train. Without a split the labelled cases are split as nnU-Net will split them, and a pool
+    without any labels like that by subject. A case of an unknown subject is alone.
 
     Args:
         pool: all cases.
@@ -213,23 +214,43 @@ def split_pool(pool: Pool, fold: str | int, splits: list[dict[str, Any]] | None)
     """
     if fold == "all":
         return pool, pool
-    names = sorted(c.name for c in pool.cases if c.labelled) or sorted(c.name for c in pool.cases)
     if splits is None:
-        from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-        if len(names) < 5:
-            raise NnsslError(f"fold {fold} needs at least 5 cases to split, there are {len(names)}: use fold 'all'")
-        splits = generate_crossval_split(names, seed=12345, n_splits=5)
+        splits = _own_splits(pool, fold)
     if not 0 <= int(fold) < len(splits):
         raise NnsslError(f"fold {fold} does not exist: the split has folds 0 to {len(splits) - 1}, or use 'all'")
     held_out = {str(n) for n in splits[int(fold)]["val"]}
     validation = pool.subset(held_out)
-    training = pool.subset({c.name for c in pool.cases} - held_out)
+    subjects = {c.subject for c in validation.cases if c.subject}
+    training = pool.subset({c.name for c in pool.cases if c.name not in held_out and c.subject not in subjects})
     if not len(validation) or not len(training):
+        further = len(pool) - len(validation) - len(training)
+        said = f" ({further} are further scans of validation subjects: a split by subject holds out fewer)"
         raise NnsslError(
-            f"fold {fold} leaves {len(training)} training and {len(validation)} validation cases: use 'all'"
+            f"fold {fold} leaves {len(training)} training and {len(validation)} validation cases"
+            f"{said if further else ''}: use 'all'"
         )
     return training, validation
+
+
+def _own_splits(pool: Pool, fold: str | int) -> list[dict[str, Any]]:
+    """Five folds with nnU-Net's seed, for a pool without splits_final.json."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    labelled = [c for c in pool.cases if c.labelled]
+    members: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
+    for case in sorted(labelled or pool.cases, key=lambda c: c.name):
+        # labelled cases one by one, as nnU-Net will: what its fold validates on must be held out here, too
+        together = case.subject if not labelled else ""
+        members.setdefault(first.setdefault(together, case.name) if together else case.name, []).append(case.name)
+    if len(members) < 5:
+        cases = sum(len(names) for names in members.values())
+        what = "cases" if cases == len(members) else "subjects"
+        raise NnsslError(f"fold {fold} needs at least 5 {what} to split, there are {len(members)}: use fold 'all'")
+    return [
+        {part: [name for key in split[part] for name in members[str(key)]] for part in ("train", "val")}
+        for split in generate_crossval_split(list(members), seed=12345, n_splits=5)
+    ]
 
 
 def read_splits(root: Path) -> list[dict[str, Any]] | None:

@@ -59,6 +59,29 @@ def groups(subjects: Sequence[str]) -> list[int]:
     return [first.setdefault(subject, i) if subject else i for i, subject in enumerate(subjects)]
 
 
+def persons(subjects: Sequence[str], digests: Sequence[str]) -> list[int]:
+    """For each scan the position of its person's first scan, as far as subjects and voxels tell.
+
+    Scans of one subject are one person's, and so are scans with the same voxels, whatever their subjects are called; both
+    hold along chains. Empty strings are unknown.
+    """
+    leader = list(range(len(subjects)))
+    first: dict[tuple[str, str], int] = {}
+
+    def lead(i: int) -> int:
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
+        return i
+
+    for i, (subject, digest) in enumerate(zip(subjects, digests)):
+        for kind, value in (("subject", subject), ("voxels", digest)):
+            if value:
+                a, b = lead(first.setdefault((kind, value), i)), lead(i)
+                leader[max(a, b)] = min(a, b)
+    return [lead(i) for i in range(len(leader))]
+
+
 def _read_table(path: Path, required: bool) -> dict[str, str]:
     try:
         return _rows(path, required)

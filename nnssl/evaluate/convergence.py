@@ -45,16 +45,28 @@ def area(steps: Sequence[int], values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """Steps of the control over steps of the other one, of one draw.
+    """Steps of the control over steps of the other one: of a draw, or the median over draws.
+
+    Where one of the two never reached the line only a bound is known, and where neither did nothing is.
 
     Attributes:
-        ratio: of the two; where the other one never reached the line, an upper bound: the control's steps over the length of
-            the training; where the control never did, a lower bound; NaN where neither did.
-        censored: `""`, `"at most"` or `"at least"`.
+        low, high: between these it lies; equal where it is known, 0 and infinity where nothing is.
+        reached: draws in which both reached the line.
+        draws: of how many.
     """
 
-    ratio: float
-    censored: str = ""
+    low: float
+    high: float
+    reached: int = 1
+    draws: int = 1
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is."""
+        return self.low > 0 or self.high < math.inf
+
+
+NOTHING = SpeedUp(0.0, math.inf, 0, 0)
 
 
 def speed_up(control: float, other: float, length: int) -> SpeedUp:
@@ -66,24 +78,27 @@ def speed_up(control: float, other: float, length: int) -> SpeedUp:
     """
     first, second = (max(1.0, v) for v in (control, other))
     if math.isinf(first) and math.isinf(second):
-        return SpeedUp(math.nan)
+        return SpeedUp(0.0, math.inf, 0)
     if math.isinf(second):
-        return SpeedUp(first / length, "at most")
+        return SpeedUp(0.0, first / length, 0)
     if math.isinf(first):
-        return SpeedUp(length / second, "at least")
-    return SpeedUp(first / second)
+        return SpeedUp(length / second, math.inf, 0)
+    return SpeedUp(first / second, first / second)
 
 
 def median_speed_up(found: Sequence[SpeedUp]) -> SpeedUp:
-    """Median over draws, which a few censored ones do not change: bounds are ordered by their value.
+    """Median over draws: whatever the unknown ones are, it lies between the median of the lows and that of the highs.
 
-    The median of an even number is the mean of the two in the middle on a logarithmic scale; a bound itself where one of
-    those is.
+    The median of an even number is the mean of the two in the middle on a logarithmic scale.
     """
-    known = sorted((s for s in found if not math.isnan(s.ratio)), key=lambda s: s.ratio)
-    if not known:
-        return SpeedUp(math.nan)
-    middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]
-    ratio = math.exp(sum(math.log(s.ratio) for s in middle) / len(middle))
-    marks = {s.censored for s in middle if s.censored}
-    return SpeedUp(ratio, marks.pop() if len(marks) == 1 else "")
+    if not found:
+        return NOTHING
+    low, high = (_log_median([getattr(s, side) for s in found]) for side in ("low", "high"))
+    return SpeedUp(low, high, sum(s.reached for s in found), len(found))
+
+
+def _log_median(values: Sequence[float]) -> float:
+    first, second = (sorted(values)[i] for i in ((len(values) - 1) // 2, len(values) // 2))
+    if first == second or first == 0 or second == math.inf:
+        return second if first == second or second == math.inf else first
+    return math.sqrt(first * second)

@@ -28,13 +28,14 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_mean(table: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of a table of draws x cases with a percentile interval: draws are resampled, and within them cases.
+def bootstrap_mean(table: np.ndarray, groups: Sequence[int] | None = None, seed: int = 0) -> Estimate:
+    """Mean of a table of draws x cases with a percentile interval: draws are resampled, and within them patients.
 
-    The cases are the same in every draw, so one resample of cases serves all draws: both sources of chance are crossed.
+    The cases are the same in every draw, so one resample of them serves all draws: both sources of chance are crossed.
 
     Args:
         table: (draws, cases), NaN where a case has no value; for a paired comparison the differences.
+        groups: number of each case's patient, whose cases are drawn together; None = every case is one of its own.
         seed: of the resamples; the same table gives the same interval.
 
     Returns:
@@ -43,12 +44,15 @@ def bootstrap_mean(table: np.ndarray, seed: int = 0) -> Estimate:
     table = np.atleast_2d(np.asarray(table, float))
     mean = float(np.nanmean(table)) if np.isfinite(table).any() else float("nan")
     draws, cases = table.shape
+    numbers = np.arange(cases) if groups is None else np.asarray(groups)
+    of_group = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     if draws < 2 or not np.isfinite(mean):
         return Estimate(mean, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     means = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        part = table[rng.integers(0, draws, draws)][:, rng.integers(0, cases, cases)]
+        rows, drawn = rng.integers(0, draws, draws), rng.integers(0, len(of_group), len(of_group))
+        part = table[rows][:, np.concatenate([of_group[g] for g in drawn])]
         means[i] = np.nanmean(part) if np.isfinite(part).any() else np.nan
     low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(mean, float(low), float(high))

@@ -34,6 +34,7 @@ def provenance(
     fingerprint: Mapping[str, Any] | None,
     digests: Sequence[str],
     datasets: Mapping[str, int],
+    other_scans: Sequence[str] | None = None,
     init: Mapping[str, Any] | None = None,
     channel_names: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -45,12 +46,16 @@ def provenance(
         fingerprint: of the run's own dataset; its per-case block is left out.
         digests: voxel digests of the training cases, for the leakage check.
         datasets: name -> number of training cases, the run's own dataset first.
+        other_scans: voxel digests of further known scans of the training cases' subjects; None where no subject is known.
+            Digests and no subjects, not even hashed: whoever has names could try them.
         init: of the encoder that the run started from, its `sha256` and its `provenance`. Its cases count as seen, so that
             the leakage check reaches back through every stage.
         channel_names: what the image channels show.
     """
     orientation = usual_orientation(fingerprint)
-    ancestors = set(init["provenance"].get("case_digests", [])) if init else set()
+    earlier = init["provenance"] if init else {}
+    seen = {*digests, *earlier.get("case_digests", ())}
+    others = [scans for scans in (other_scans, earlier.get("subject_scan_digests")) if scans is not None]
     # our own entries name cases: the fingerprint's its digests, the plans' those to fine-tune on and those left out
     fingerprint, plans = (
         {k: v for k, v in (d or {}).items() if not k.startswith("nnssl")} for d in (fingerprint, plans)
@@ -63,7 +68,8 @@ def provenance(
         "dataset_names": list(datasets),
         "cases": sum(datasets.values()),
         "cases_by_dataset": dict(datasets),
-        "case_digests": sorted({*digests, *ancestors}),
+        "case_digests": sorted(seen),
+        "subject_scan_digests": sorted(set().union(*others) - seen) if others else None,
         "init": {k: init[k] for k in ("sha256", "provenance")} if init else None,
         "configuration": configuration,
         "fold": fold,

@@ -76,6 +76,15 @@ def test_data_that_unpack_to_a_thousand_times_their_size_are_not_all_unpacked(tm
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("size", ["-1", "999999999999"])
+def test_a_packed_size_that_is_a_lie_makes_no_room(tmp_path: Path, size: str) -> None:
+    path = write(tmp_path / "a.mha", True)
+    there = next(line for line in path.read_bytes().split(b"\n") if line.startswith(b"CompressedDataSize"))
+    header(path, there.decode(), f"CompressedDataSize = {size}")
+    with pytest.raises(Failure, match=f"damaged: CompressedDataSize {size}"):
+        check_metaimage(path)
+
+
 @pytest.mark.parametrize("start", [10**30, 2**63])
 def test_a_place_that_no_file_can_have(tmp_path: Path, start: int) -> None:
     (tmp_path / "a.gz").write_bytes(b"1234")

@@ -60,6 +60,65 @@ def test_unlabelled_pools_are_split_like_nnunet_splits(tmp_path: Path) -> None:
         assert {c.name for c in validation.cases} == set(expected["val"])
 
 
+def of_subjects(tmp_path: Path, subjects: str, labelled: bool = False) -> Pool:
+    """Cases c00, c01, ... of these one-letter subjects; a dash is an unknown one."""
+    letters = [letter.replace("-", "") for letter in subjects]
+    cases = [PoolCase(f"c{i:02d}", "d", (9, 9, 9), labelled, f"{i:02d}", subject=s) for i, s in enumerate(letters)]
+    return Pool(tmp_path, tuple(cases))
+
+
+def test_other_scans_of_held_out_subjects_do_not_train(tmp_path: Path) -> None:
+    p = of_subjects(tmp_path, "aabb-c-a")
+    p = replace(p, cases=tuple(replace(c, labelled=i < 4) for i, c in enumerate(p.cases)))
+    training, validation = split_pool(p, 0, [{"train": ["c01", "c02", "c03"], "val": ["c00", "c04"]}])
+    assert [c.name for c in validation.cases] == ["c00", "c04"]
+    assert [c.name for c in training.cases] == ["c02", "c03", "c05", "c06"], "those of unknown subjects stay"
+    everything_else = p.subset({c.name for c in p.cases} - {"c00", "c04"})
+    assert training.signature != everything_else.signature, "a run that trained on them cannot be continued unnoticed"
+
+
+def test_pools_without_splits_are_split_by_subject(tmp_path: Path) -> None:
+    p = of_subjects(tmp_path, "abcdefgabcdefg-aaa-")
+    seen: list[str] = []
+    for fold in range(5):
+        training, validation = split_pool(p, fold, None)
+        assert (training, validation) == split_pool(p, fold, None)
+        assert not {c.subject for c in training.cases if c.subject} & {c.subject for c in validation.cases}
+        assert len(training) + len(validation) == len(p)
+        seen += [c.name for c in validation.cases]
+    assert sorted(seen) == [c.name for c in p.cases]
+    with pytest.raises(NnsslError, match="fold 0 needs at least 5 subjects to split, there are 4"):
+        split_pool(of_subjects(tmp_path, "aabbccdd"), 0, None)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_cases_of_a_subject_of_their_own_are_split_as_ever(tmp_path: Path, labelled: bool) -> None:
+    """So that runs that began before subjects were looked at can be continued; whatever the subjects are called."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    alone, unknown = (of_subjects(tmp_path, text, labelled) for text in ("zyxwvutsrqp", "-" * 11))
+    names = [c.name for c in unknown.cases]
+    for fold, expected in enumerate(generate_crossval_split(names, seed=12345, n_splits=5)):
+        for p in (alone, unknown):
+            training, validation = split_pool(p, fold, None)
+            assert [c.name for c in training.cases] == list(expected["train"])
+            assert [c.name for c in validation.cases] == list(expected["val"])
+            assert training.signature == unknown.subset(set(expected["train"])).signature
+
+
+def test_what_nnunet_will_validate_on_is_held_out_whatever_its_subject(tmp_path: Path) -> None:
+    """nnU-Net makes its split by case; with a split by subject here, some of its validation cases would have been seen."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    p = of_subjects(tmp_path, "aabcdefghijk", labelled=True)
+    for fold, expected in enumerate(generate_crossval_split([c.name for c in p.cases], seed=12345, n_splits=5)):
+        training, validation = split_pool(p, fold, None)
+        assert [c.name for c in validation.cases] == list(expected["val"])
+        assert not {c.subject for c in training.cases} & {c.subject for c in validation.cases}
+    with pytest.raises(NnsslError, match=r"leaves 0 training and 2 validation cases [(]8 are further scans"):
+        split_pool(of_subjects(tmp_path, "aaaaaaaaaa", labelled=True), 0, None)
+
+
 def test_wrong_folds_are_clear(tmp_path: Path) -> None:
     with pytest.raises(NnsslError, match="at least 5 cases"):
         split_pool(pool(tmp_path, 0, 3), 0, None)

@@ -7,7 +7,7 @@ import pytest
 
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.sampling import TRAINING, CropSampler
-from nnssl.data.subjects import groups, read_subjects, scans_of_subjects
+from nnssl.data.subjects import groups, persons, read_subjects, scans_of_subjects
 from nnssl.errors import NnsslError
 
 
@@ -93,3 +93,11 @@ def test_partners_do_not_change_the_crops() -> None:
         CropSampler(make_pool(shapes, who), (4, 16, 16), 0, TRAINING, 0.5) for who in (["a"] * 3, [""] * 3)
     )
     assert [with_subjects(n) for n in range(20)] == [without(n) for n in range(20)]
+
+
+def test_one_person_under_several_subjects_is_known_by_the_voxels() -> None:
+    subjects = ["1", "", "2", "2", "3", "", "1", ""]
+    digests = ["a", "b", "c", "b", "d", "", "c", ""]
+    assert persons(subjects, digests) == [0, 0, 0, 0, 4, 5, 0, 7]
+    assert persons([""] * 3, ["x", "y", "x"]) == [0, 1, 0]
+    assert persons([], []) == []

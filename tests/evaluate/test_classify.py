@@ -147,10 +147,15 @@ def test_a_quantity(pretraining: Path, tmp_path: Path, method: str) -> None:
 def test_schedule() -> None:
     """Ten epochs of 20 images in batches of 8 are 30 steps."""
     assert settings("finetune", steps=None, epochs=10, freeze_epochs=2).schedule(20) == (30, 6)
-    assert settings("finetune", steps=None).schedule(20) == (700, 100)
-    assert settings("finetune", steps=70).schedule(20) == (70, 10)
+    assert settings("finetune", steps=None, init="x.pth").schedule(20) == (700, 100)
+    assert settings("finetune", steps=70, init="x.pth").schedule(20) == (70, 10)
     assert settings("finetune", steps=5, freeze_epochs=50).schedule(20) == (5, 5)
-    assert settings("finetune", freeze_epochs=0).schedule(20) == (40, 0)
+    assert settings("finetune", freeze_epochs=0, init="x.pth").schedule(20) == (40, 0)
+
+
+def test_an_untrained_encoder_learns_from_the_first_step() -> None:
+    assert settings("finetune", steps=70, init="random").schedule(20) == (70, 0)
+    assert settings("finetune", steps=70, init="random", freeze_epochs=1).schedule(20) == (70, 3)  # as asked for
 
 
 def test_frozen_at_first_then_everything_learns(pretraining: Path) -> None:

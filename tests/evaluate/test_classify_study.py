@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from nnssl.errors import NnsslError
@@ -154,6 +155,38 @@ def test_smaller_errors_are_better(tmp_path: Path) -> None:
         write_report(tmp_path, "dice")
 
 
+def answers_of(root: Path, cell: Cell, known: str, truth: str, said: str) -> None:
+    """A finished cell that knows some classes and is sure of its answers."""
+    where = cell.folder(root)
+    write_record(where, **vars(cell), state="done", train_seconds=1.0)
+    with (where / "predictions.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "group", "target", "prediction", *(f"p_{c}" for c in known)])
+        for i, (target, answer) in enumerate(zip(truth, said)):
+            writer.writerow([f"e{i}", f"e{i}", target, answer, *(float(answer == c) for c in known)])
+
+
+def test_cells_that_know_other_classes_are_told_apart(tmp_path: Path) -> None:
+    """A class that no test image shows is in some draws only: columns are those of all cells, in every cell."""
+    truth = "aaccaacc"
+    config = classification(counts=[4, 20], seeds=[0, 1], test=[f"e{i}" for i in range(8)])
+    facts = {"study": config.model_dump(), "command": "c", "device": "cpu", "versions": {}, "started": "now",
+             "inits": {"a": {"kind": "file"}, "scratch": {"kind": "scratch"}}}  # fmt: skip
+    write_json(facts, tmp_path / "study.json")
+    for cell in grid(config):
+        wider = cell.count == 20 or cell.seed == 1
+        answers_of(tmp_path, cell, "abc" if wider else "ac", truth, "abcbabcb" if wider else truth)
+    read = read_results(tmp_path)
+    assert read.labels == ("a", "b", "c")
+    assert read.measures.chance == pytest.approx(1 / 3)
+    found = {(c.init, c.count): c for c in compare(read, "balanced_accuracy")}
+    assert found["a", 20].labels == pytest.approx({"a": 0.5, "b": np.nan, "c": 0.5}, nan_ok=True)
+    assert found["a", 4].labels == pytest.approx({"a": 0.75, "b": np.nan, "c": 0.75}, nan_ok=True)  # 1 and 0.5
+    assert found["a", 4].score["balanced_accuracy"] == pytest.approx(0.75)
+    page = write_report(tmp_path)
+    assert page.is_file()
+
+
 # ---------------------------------------------------------------- the real thing
 
 
@@ -169,6 +202,22 @@ def target(pretraining: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def init(file: Path, *arguments: str) -> int:
     return run_command("study", "init", "-d", "901", "-c", "2d", "-o", str(file), "--overwrite", *arguments)
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_a_control_learns_for_all_of_its_steps(
+    target: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None
+) -> None:
+    """Only pretrained encoders are frozen at first, also where the study says for how long."""
+    from nnssl.evaluate.study import classification as module
+
+    monkeypatch.setattr(module, "make_extractor", lambda *_, **__: None)
+    config = classification(classify={"method": "finetune", "freeze_epochs": asked}, steps=70, validation=["v"])
+    frozen = {}
+    for name in ("scratch", "a"):
+        settings, _ = module._begin(config, Cell(name, 2, 0), torch.device("cpu"))
+        frozen[name] = settings.schedule(20)[1]
+    assert frozen == {"scratch": 0, "a": 10 if asked is None else 4}
 
 
 @pytest.mark.slow

@@ -42,29 +42,68 @@ def test_area_is_the_mean_height() -> None:
     assert area([0, 100], [0.5, 0.5]) == 0.5
 
 
+INF = math.inf
+
+
 @pytest.mark.parametrize(
     "control,other,expected",
     [
-        (100, 25, SpeedUp(4)),
-        (100, math.inf, SpeedUp(0.5, "at most")),
-        (math.inf, 50, SpeedUp(4, "at least")),
-        (100, 0, SpeedUp(100)),
+        (100, 25, SpeedUp(4, 4)),
+        (100, INF, SpeedUp(0, 0.5, 0)),
+        (INF, 50, SpeedUp(4, INF, 0)),
+        (100, 0, SpeedUp(100, 100)),
+        (INF, INF, SpeedUp(0, INF, 0)),
     ],
 )
 def test_speed_up(control: float, other: float, expected: SpeedUp) -> None:
+    """Where one never reached the line, only a bound is known; where neither did, nothing."""
     assert speed_up(control, other, 200) == expected
 
 
-def test_neither_reached_it() -> None:
-    assert math.isnan(speed_up(math.inf, math.inf, 200).ratio)
+def exactly(*ratios: float) -> list[SpeedUp]:
+    return [SpeedUp(r, r) for r in ratios]
 
 
-def test_median_of_draws() -> None:
-    assert median_speed_up([SpeedUp(1), SpeedUp(4), SpeedUp(9)]).ratio == pytest.approx(4)
-    assert median_speed_up([SpeedUp(1), SpeedUp(4)]).ratio == pytest.approx(2)
-    assert median_speed_up([SpeedUp(1), SpeedUp(2), SpeedUp(9, "at least")]) == SpeedUp(2)
-    assert median_speed_up([SpeedUp(1), SpeedUp(8, "at least"), SpeedUp(9, "at least")]).censored == "at least"
-    assert math.isnan(median_speed_up([SpeedUp(math.nan)]).ratio)
+AT_LEAST_3, AT_MOST_3, UNKNOWN = SpeedUp(3, INF, 0), SpeedUp(0, 0.3, 0), SpeedUp(0, INF, 0)
+
+
+@pytest.mark.parametrize(
+    "found,expected",
+    [
+        (exactly(1, 4, 9), (4, 4, 3, 3)),
+        (exactly(1, 4), (2, 2, 2, 2)),
+        ([*exactly(1, 2), AT_LEAST_3], (2, 2, 2, 3)),  # whatever it is, the one in the middle is 2
+        ([*exactly(1), AT_LEAST_3, AT_LEAST_3], (3, INF, 1, 3)),
+        ([AT_MOST_3, AT_LEAST_3], (0, INF, 0, 2)),  # nothing is known of what lies between
+        ([SpeedUp(1.11, INF, 0), *exactly(1.5, 2)], (1.5, 2, 2, 3)),  # the bound may lie on the other side
+        ([*exactly(0.5, 0.6), SpeedUp(0, 0.9, 0)], (0.5, 0.6, 2, 3)),
+        ([UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, *exactly(4)], (0, INF, 1, 5)),  # one draw of five decides nothing
+        ([*exactly(1, 1.5, 4), UNKNOWN, UNKNOWN], (1, 4, 3, 5)),
+        ([*exactly(3, 1.5, 3.33, 1.33), UNKNOWN], (1.5, 3, 4, 5)),
+        ([], (0, INF, 0, 0)),
+    ],
+)
+def test_the_median_lies_wherever_the_unknown_draws_may_put_it(found: list[SpeedUp], expected: tuple) -> None:
+    got = median_speed_up(found)
+    assert (got.low, got.high) == pytest.approx(expected[:2])
+    assert (got.reached, got.draws) == expected[2:]
+
+
+def test_the_median_holds_whatever_the_hidden_numbers_are() -> None:
+    """Speed-ups are drawn, some are hidden behind bounds: the true median is always within what is said."""
+    rng = np.random.default_rng(3)
+    for _ in range(500):
+        true = np.exp(rng.normal(0, 1, rng.integers(1, 8)))
+        shown = []
+        for r in true:
+            low, high = r * np.exp(-rng.exponential()), r * np.exp(rng.exponential())
+            shown.append(
+                [SpeedUp(r, r), SpeedUp(low, INF, 0), SpeedUp(0, high, 0), SpeedUp(0, INF, 0)][rng.integers(0, 4)]
+            )
+        got = median_speed_up(shown)
+        middle = math.exp(np.median(np.log(true)))
+        assert got.low <= middle * (1 + 1e-12)
+        assert got.high >= middle * (1 - 1e-12)
 
 
 class TestBootstrap:
@@ -92,6 +131,17 @@ class TestBootstrap:
         assert found.mean == pytest.approx(0.3)
         assert math.isnan(found.low)
         assert not found.excludes_zero
+
+    def test_scans_of_a_patient_are_drawn_together(self) -> None:
+        """Ten scans of each patient say hardly more than one."""
+        rng = np.random.default_rng(4)
+        patients = np.repeat(np.arange(6), 10)
+        table = np.repeat(rng.normal(0, 0.1, 6), 10)[None] + rng.normal(0, 0.001, (5, 60))
+        apart, together = bootstrap_mean(table), bootstrap_mean(table, patients.tolist())
+        once = bootstrap_mean(table[:, ::10])
+        assert together.high - together.low > 2 * (apart.high - apart.low)
+        assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.05)
+        assert bootstrap_mean(table, list(range(60))) == apart
 
     def test_cases_without_a_value_are_left_out(self) -> None:
         assert bootstrap_mean(np.array([[1, np.nan], [3, np.nan]])).mean == 2

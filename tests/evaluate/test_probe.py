@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from nnssl.errors import NnsslError
 from nnssl.evaluate.labels import TargetColumn, join_twins, read_target
 from nnssl.evaluate.probe.answers import inner_splits, out_of_fold, outer_splits
 from nnssl.evaluate.probe.run import Finding, GroupScores, _per_group, probe_target, sentence, table, write_findings
-from nnssl.evaluate.probe.scores import Scored, score, shuffled
+from nnssl.evaluate.probe.scores import METRICS, Scored, can_be_shuffled, score, scored, shuffled
 
 CASES = tuple(f"p{i:02d}_{frame}" for i in range(40) for frame in "ab")
 GROUPS = tuple(c[:3] for c in CASES)
@@ -82,6 +84,100 @@ def test_shuffling_moves_whole_patients() -> None:
     for i in range(0, len(CASES), 2):
         assert moved[i][:3] == moved[i + 1][:3]
         assert moved[i][-1] == "a"
+
+
+@pytest.mark.parametrize("kind", ["classes", "regression"])
+def test_patients_of_different_sizes_swap_their_one_value(kind: str) -> None:
+    """12 patients with 1 to 12 cases: swapping among those of one size would leave every case as it is."""
+    groups = [f"p{i:02d}" for i in range(12) for _ in range(i + 1)]
+    of_patient = np.array(["a", "b"] * 6) if kind == "classes" else np.arange(12.0)
+    values = np.repeat(of_patient, range(1, 13))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = shuffled(values, groups, rng)
+        assert (moved != values).mean() > 0.1
+        given = [set(moved[np.array(groups) == g]) for g in sorted(set(groups))]
+        assert all(len(g) == 1 for g in given)
+        assert sorted(v for g in given for v in g) == sorted(of_patient)
+    assert can_be_shuffled(values, groups)
+
+
+def test_there_is_no_p_where_a_shuffle_moves_next_to_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases of a patient differ, and hardly two patients have as many: such shuffles are the target itself."""
+    sizes = [*range(3, 13), 1, 1]
+    groups = [f"p{i:02d}" for i, size in enumerate(sizes) for _ in range(size)]
+    values = np.random.default_rng(0).normal(size=len(groups))
+    assert not can_be_shuffled(values, groups)
+    assert can_be_shuffled(values, [f"p{i // 3}" for i in range(len(groups))])
+    names = tuple(f"c{i}" for i in range(len(groups)))
+    monkeypatch.setattr("nnssl.evaluate.probe.run.out_of_fold", lambda x, *_: x[:, 0])
+    target = TargetColumn("y", "regression", names, values, tuple(groups), ())
+    features = {name: np.array([v]) for name, v in zip(names, values)}
+    noise = {name: np.array([v]) for name, v in zip(names, np.random.default_rng(1).normal(size=len(groups)))}
+    (found,) = probe_target(target, {"x": features}, [noise], permutations=3, seed=0)
+    assert (found.p, found.null_mean, found.null_high, found.readable) == (None, None, None, False)
+    lines = write_findings([found], tmp_path, {})
+    assert any(
+        line.startswith("| y | x | r2 |") and line.endswith("| not available | not available |") for line in lines
+    )
+    assert "was not compared with chance" in lines[-1]
+    assert json.loads((tmp_path / "summary.json").read_text())["findings"][0]["p"] is None
+    assert (tmp_path / "results.csv").read_text().splitlines()[1].endswith(f",,,,{len(groups)},12")
+    assert replace(found, p=0.05).readable
+
+
+def test_a_score_and_its_interval_are_of_the_same_repeats() -> None:
+    """One bad repeat and four perfect ones: the interval lies around their mean, whichever comes first."""
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(size=40), [f"p{i}" for i in range(40)]
+    bad = rng.normal(size=40)
+    first, last = (
+        scored("r2", values, order, [[np.zeros(40)] * 5], groups)
+        for order in ([bad, *[values] * 4], [*[values] * 4, bad])
+    )
+    for found in (first, last):
+        assert found.low < found.value < found.high
+        assert found.gain_low < found.gain < found.gain_high
+    assert first.low == pytest.approx(last.low)
+
+
+def test_the_gain_knows_how_much_random_encoders_differ() -> None:
+    """An encoder that is one of the random ones gains nothing: the better half of them is no proof."""
+    rng = np.random.default_rng(0)
+    values, groups = rng.normal(size=200), [f"p{i}" for i in range(200)]
+    random = [[values + scale * rng.normal(size=200)] for scale in (0.1, 0.5, 0.9)]
+    found = scored("r2", values, random[0], random, groups)
+    assert found.gain > 0.2
+    assert found.gain_low <= 0
+    assert scored("r2", values, [values], random, groups).gain_low > 0
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize(
+    "metric,classes,scale",
+    [
+        *((m, n, 1.0) for m in METRICS["classes"] for n in (2, 3)),
+        *((m, 2, s) for m in ("r2", "mae") for s in (1e-9, 1e9)),
+    ],
+)
+def test_an_interval_is_that_of_scores_of_resampled_rows(metric: str, classes: int, scale: float) -> None:
+    """Also of targets that are tiny or huge, and where a resample lacks a class."""
+    rng = np.random.default_rng(1)
+    index = np.arange(24) % classes
+    index[4:] = index[4:] % 2  # a third class has two rows at most
+    if metric in METRICS["classes"]:
+        values, known = np.array(["a", "b", "c"])[index], np.array(["a", "b", "c"])[:classes]
+        repeats = [rng.dirichlet(np.ones(classes), 24) for _ in range(2)]
+    else:
+        values, known = scale * (5 + rng.normal(size=24)), np.array([])
+        repeats = [values + 0.5 * scale * rng.normal(size=24) for _ in range(2)]
+    groups = [f"p{i // 2:02d}" for i in range(24)]
+    found = scored(metric, values, repeats, [repeats], groups, seed=3)
+    expected, drawn = [], np.random.default_rng(3).integers(0, 12, (500, 12))
+    for row in drawn:
+        rows = np.concatenate([[2 * i, 2 * i + 1] for i in row])
+        expected.append(np.mean([score(metric, values[rows], a[rows], known) for a in repeats]))
+    assert [found.low, found.high] == pytest.approx(np.nanquantile(expected, [0.025, 0.975]), rel=1e-6)
 
 
 def test_scores_of_known_answers() -> None:

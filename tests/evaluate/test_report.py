@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nnssl.errors import NnsslError
@@ -14,8 +16,9 @@ from nnssl.evaluate.convergence import SpeedUp
 from nnssl.evaluate.report import write_report
 from nnssl.evaluate.report.collect import read_results
 from nnssl.evaluate.report.compare import compare
-from nnssl.evaluate.report.conclusion import conclude, speed_words
+from nnssl.evaluate.report.conclusion import conclude, speed_cell, speed_words
 from nnssl.evaluate.study.cells import Cell, grid, write_record
+from nnssl.evaluate.study.spec import recorded_study
 from nnssl.files import write_json
 from tests.evaluate.test_study_cells import study
 
@@ -67,7 +70,7 @@ def test_numbers(tmp_path: Path) -> None:
     assert a.labels["x"] - a.labels["y"] == pytest.approx(0.1)
     assert a.undefined == 0.5
     # 95 % of .5: the control is there at its last evaluation, the other one at 20
-    assert a.speed[0.95].ratio == pytest.approx(80 / 20)
+    assert a.speed[0.95].low == a.speed[0.95].high == pytest.approx(80 / 20)
     assert control.sd["dice"] == pytest.approx(0.0158, abs=1e-3)
 
 
@@ -76,7 +79,8 @@ def test_numbers(tmp_path: Path) -> None:
     [
         (0.1, 5, ["a against scratch: higher Dice by 0.100", "4.0 times sooner"]),
         (-0.1, 5, ["lower Dice by 0.100", "No initialisation was better than the control"]),
-        (0.1, 2, ["This rests on 2 draws of training cases: a first look"]),
+        (0.1, 2, ["This rests on 2 draws of training cases: a first look", "in 2 draws, too few for a verdict"]),
+        (0.1, 4, ["No initialisation was better than the control", "rests on fewer than 5 draws"]),
         (0.1, 1, ["+0.100 Dice in one draw", "a first look"]),
     ],
 )
@@ -95,12 +99,65 @@ def test_no_difference_is_said(tmp_path: Path) -> None:
     assert "No initialisation was better" in said
 
 
-def test_bounds_in_words() -> None:
-    assert speed_words(SpeedUp(4, "at least")) == "at least 4.0 times sooner"
-    assert speed_words(SpeedUp(1.02, "")) == speed_words(SpeedUp(0.98, "")) == "as soon"
-    assert speed_words(SpeedUp(1, "at most")) == "at most 1.0 times sooner"
-    assert speed_words(SpeedUp(0.5, "at most")) == "at least 2.0 times later, or never"
-    assert speed_words(SpeedUp(float("nan"))) == "was reached by neither"
+@pytest.mark.parametrize(
+    "speed,said,cell",
+    [
+        (SpeedUp(4, 4), "4.0 times sooner", "4x"),
+        (SpeedUp(0.5, 0.5), "2.0 times later", "0.5x"),
+        (SpeedUp(4, math.inf, 0), "at least 4.0 times sooner (both got there in 0 of 1 draws)", ">= 4x"),
+        (SpeedUp(0.5, math.inf), "at most 2.0 times later", ">= 0.5x"),
+        (SpeedUp(1.02, 1.02), "as soon", "1x"),
+        (SpeedUp(0.98, 0.98), "as soon", "0.98x"),
+        (SpeedUp(0, 1), "at most 1.0 times sooner", "<= 1x"),
+        (SpeedUp(0, 0.5), "at least 2.0 times later, or never", "<= 0.5x"),
+        (SpeedUp(1, 4, 3, 5), "1.0 to 4.0 times sooner (both got there in 3 of 5 draws)", "1 to 4x"),
+        (SpeedUp(0.25, 0.5), "2.0 to 4.0 times later", "0.25 to 0.5x"),
+        (SpeedUp(0.5, 2), "between 2.0 times later and 2.0 times sooner", "0.5 to 2x"),
+        (SpeedUp(0, math.inf, 1, 5), "was reached in too few draws (both got there in 1 of 5 draws)", "-"),
+        (SpeedUp(0, math.inf, 0, 5), "was reached by neither", "-"),
+    ],
+)
+def test_a_speed_up_in_words(speed: SpeedUp, said: str, cell: str) -> None:
+    assert (speed_words(speed), speed_cell(speed)) == (said, cell)
+
+
+def test_a_label_that_is_not_there_and_is_predicted_counts_in_the_difference(tmp_path: Path) -> None:
+    """One arm says rightly that there is no y, the other one finds some: its mean over labels falls."""
+    root = folder_of(tmp_path, 0.0)
+    for cell in grid(recorded_study(root / "study.json")):
+        table = cell.folder(root) / "test.csv"
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        for row in rows[1:]:
+            row[2:] = ["1", "1", "0", "1"] if row[1] == "x" else ["0", "0", "", "0"] if cell.init == "a" else [""] * 4
+        table.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    found = {c.init: c for c in compare(read_results(root), "dice")}["a"]
+    assert found.difference["dice"].mean == pytest.approx(-0.5)
+    assert found.better == 0
+
+
+def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:
+    """All test cases are of one patient: then cases say nothing of how patients differ."""
+    root = folder_of(tmp_path, 0.1)
+    read = read_results(root)
+    for i, cell in enumerate(c for c in read.results if c.init == "a"):
+        scores = read.results[cell].scores
+        scores["dice"] += np.linspace(-0.2, 0.2, len(CASES))[:, None] + 0.01 * i
+    alone = compare(read, "dice")
+    read.facts["test_patients"] = [0] * len(CASES)
+    together = compare(read, "dice")
+    wide, narrow = ({c.init: c for c in found}["a"].difference["dice"] for found in (alone, together))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low), "nothing is left but the draws"
+
+
+def test_the_tolerance_of_surfaces_is_the_study_s(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 0.1)
+    record = json.loads((root / "study.json").read_text())
+    record["study"]["tolerance_mm"] = 5.0
+    (root / "study.json").write_text(json.dumps(record))
+    page = write_report(root).read_text()
+    assert "surface Dice (5 mm)" in page
+    assert "2 mm" not in page
+    assert "| surface Dice |" in (root / "report.md").read_text()
 
 
 def test_an_unfinished_study(tmp_path: Path) -> None:

@@ -33,7 +33,29 @@ def test_cases_seen_by_an_earlier_stage_count(monkeypatch: pytest.MonkeyPatch) -
 
 def test_training_cases_may_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with_provenance(monkeypatch, {"case_digests": ["11", "22", "99"]})
-    assert leakage.check_pretraining(study(), DIGESTS) == {"a": "none of 2 cases was seen in pretraining"}
+    found = leakage.check_pretraining(study(), DIGESTS)["a"]
+    assert found.startswith("no scan of 2 cases was seen in pretraining (")
+
+
+@pytest.mark.parametrize("stage", ["last", "earlier"])
+def test_other_scans_of_a_patient_seen_in_pretraining_are_refused(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    seen: dict[str, Any] = {"case_digests": ["55"], "subject_scan_digests": ["22", "44"]}
+    later = {"case_digests": ["11"], "subject_scan_digests": None, "init": {"provenance": seen}}
+    with_provenance(monkeypatch, seen if stage == "last" else later)
+    with pytest.raises(NnsslError, match=r"'a' saw other scans of the patients of 1 of 2 .*as e"):
+        leakage.check_pretraining(study(), DIGESTS)
+
+
+def test_no_more_is_said_of_patients_than_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of earlier versions, and pools without subjects, know nothing of patients; others know their own dataset's."""
+    known: dict[str, Any] = {"case_digests": ["11"], "subject_scan_digests": ["22"]}
+    with_provenance(monkeypatch, known)
+    assert "only where its dataset holds the case" in leakage.check_pretraining(study(), DIGESTS)["a"]
+    silent: list[dict[str, Any]] = [{"case_digests": ["11"]}, {"case_digests": ["11"], "subject_scan_digests": None}]
+    for provenance in (*silent, *({**known, "init": {"provenance": old}} for old in silent)):
+        with_provenance(monkeypatch, provenance)
+        found = leakage.check_pretraining(study(), DIGESTS)["a"]
+        assert found.endswith("(whether other scans of their patients were is not known)")
 
 
 def test_what_cannot_be_checked_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +86,7 @@ def test_one_silent_file_does_not_hide_what_another_saw(monkeypatch: pytest.Monk
 def test_cases_without_a_digest_are_not_counted_as_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     with_provenance(monkeypatch, {"case_digests": ["11"]})
     found = leakage.check_pretraining(study(), {"v": "33"})["a"]
-    assert found == "none of 1 cases was seen in pretraining; 1 have no digest to be known by"
+    assert found.startswith("no scan of 1 cases was seen in pretraining; 1 have no digest to be known by (")
 
 
 def test_the_same_voxels_under_two_names() -> None:

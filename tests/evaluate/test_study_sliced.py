@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from nnssl.evaluate.study.preparation import _labelled_slices
 from nnssl.evaluate.study.sliced import SlicedCases
+from nnssl.files import write_json
+from tests.evaluate.test_study_cells import study
 
 
 class Dataset:
@@ -41,3 +46,24 @@ def test_the_dataset_itself_is_left_alone() -> None:
     dataset = Dataset()
     SlicedCases(dataset, {"a": [5]}).load_case("a")
     assert dataset.load_case("a")[3]["class_locations"][2][0, 1] == 5
+
+
+@pytest.mark.parametrize("labels,expected", [({"ignore": 2}, [3]), ({"other": 2}, [3, 5])])
+def test_a_slice_that_is_all_ignored_is_not_labelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, int], expected: list[int]
+) -> None:
+    from nnunetv2.training.dataloading import nnunet_dataset
+
+    from nnssl.data import folders
+
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    monkeypatch.setattr(nnunet_dataset, "infer_dataset_class", lambda _: lambda *_: Dataset())
+    plans = {"configurations": {"2d": {"patch_size": [4, 4], "data_identifier": "x"}}}
+    monkeypatch.setattr(folders, "read_plans", lambda *_: plans)
+    described = {
+        "channel_names": {"0": "MRI"},
+        "file_ending": ".nii.gz",
+        "labels": {"background": 0, "one": 1, **labels},
+    }
+    write_json({**described, "numTraining": 1}, tmp_path / "Dataset001_X" / "dataset.json")
+    assert _labelled_slices(study(unit="slice", training=["a"])) == {"a": expected}

@@ -54,11 +54,13 @@ def test_a_run_goes_on_from_another_ones_encoder(first: Path, results: Path, cap
 def test_all_ancestors_cases_count_as_seen(first: Path, results: Path) -> None:
     content = torch_files.load(first)
     content["provenance"]["case_digests"] = ["another pool's case"]
+    content["provenance"]["subject_scan_digests"] = ["another scan of its patient"]
     other = results / "other.pth"
     torch.save(content, other)
     assert run_command("pretrain", "902", "3d_fullres", "-m", "denoising", *QUICK, "--init", str(other)) == 0
-    digests = read_encoder(run_folder(results, "nnsslTrainer_Denoising") / "encoder.pth").provenance["case_digests"]
-    assert "another pool's case" in digests and len(digests) == 6
+    provenance = read_encoder(run_folder(results, "nnsslTrainer_Denoising") / "encoder.pth").provenance
+    assert "another pool's case" in provenance["case_digests"] and len(provenance["case_digests"]) == 6
+    assert provenance["subject_scan_digests"] == ["another scan of its patient"]
 
 
 def test_the_decoder_goes_along_where_both_train_it(first: Path, results: Path) -> None:

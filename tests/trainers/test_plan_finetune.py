@@ -198,6 +198,8 @@ def test_deeper_stages_learn_faster_and_every_parameter_stands_in_one_group(unet
 def test_cases_that_pretraining_saw_are_found_by_their_voxels() -> None:
     fingerprint = {"nnssl": {"cases": {"a": "1", "b": "2", "c": "3"}}}
     assert seen_in_pretraining({"case_digests": ["2", "9"]}, fingerprint, ["a", "b"]) == ["b"]
+    assert seen_in_pretraining({"case_digests": ["2"], "subject_scan_digests": ["1"]}, fingerprint, ["a", "c"]) == ["a"]
+    assert seen_in_pretraining({"case_digests": ["2"], "subject_scan_digests": None}, fingerprint, ["a"]) == []
     assert seen_in_pretraining({}, fingerprint, ["a"]) == []
     assert seen_in_pretraining({"case_digests": ["2"]}, None, ["b"]) == []
 

@@ -65,6 +65,7 @@ def test_a_run_on_two_datasets(datasets: Path, tmp_path: Path) -> None:
     assert provenance["cases"] == len(provenance["case_digests"]) == 9
     raw = (folder / "encoder.pth").read_bytes()
     assert b"case_00" not in raw and str(tmp_path).encode() not in raw, "neither case names nor paths leave"
+    assert provenance["subject_scan_digests"] is None, "no subject is known"
     assert "empty_crops" in metrics(folder)[0]
 
 
@@ -132,6 +133,52 @@ def test_a_twin_of_a_validation_case_is_held_out_too(datasets: Path, tmp_path: P
     provenance = torch_files.load(folder / "encoder.pth")["provenance"]
     assert provenance["cases_by_dataset"] == {"Dataset902_Pool": 3}
     assert pool["cases"][4]["digest"] not in provenance["case_digests"]
+
+
+def change_cases(path: Path, **columns: list[str]) -> list[dict]:
+    """Write columns of a pool's index, one value per case."""
+    pool = json.loads(path.read_text())
+    for key, values in columns.items():
+        for case, value in zip(pool["cases"], values, strict=True):
+            case[key] = value
+    path.write_text(json.dumps(pool))
+    return pool["cases"]
+
+
+def test_other_scans_of_a_validation_subject_are_held_out(datasets: Path, tmp_path: Path) -> None:
+    """Also where only the voxels tell that a subject of one dataset is one of the other."""
+    change_cases(datasets / POOL.format("902_Pool"), subject=["a", "b", "", "", "a"])
+    change_cases(datasets / POOL.format("901_Target"), subject=["b", "", "", "c", "a", "a"])
+    ours = {"train": [f"case_00{i}" for i in range(4)], "val": ["case_004"]}
+    (datasets / "Dataset902_Pool" / "splits_final.json").write_text(json.dumps([ours]))
+    theirs = {"train": [f"case_00{i}" for i in range(1, 6)], "val": ["case_000"]}
+    (datasets / "Dataset901_Target" / "splits_final.json").write_text(json.dumps([theirs]))
+    assert run_command("pretrain", *TWO, "--epochs", "1", "-f", "0") == 0
+    folder = run_folder(tmp_path / "results", fold="0")
+    assert "3 case(s) show the subject of a validation case: held out, too" in log_of(folder)
+    provenance = torch_files.load(folder / "encoder.pth")["provenance"]
+    assert provenance["cases_by_dataset"] == {"Dataset902_Pool": 3, "Dataset901_Target": 3}
+    assert provenance["subject_scan_digests"] == [], "subjects are known, and all their scans are on one side"
+
+
+def test_known_scans_of_trained_subjects_are_in_the_provenance(
+    datasets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of weight 0, and those that were measured and not preprocessed; no others, and no names."""
+    path = datasets / POOL.format("902_Pool")
+    cases = change_cases(path, subject=["person_a", "person_a", "person_b", "", ""])
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cases": [c for i, c in enumerate(cases) if i != 3]}))
+    measured = json.loads((datasets / "Dataset902_Pool" / "dataset_fingerprint.json").read_text())["nnssl"]["cases"]
+    (tmp_path / "raw" / "Dataset902_Pool").mkdir(parents=True)
+    (tmp_path / "raw" / "Dataset902_Pool" / "subjects.csv").write_text("case,subject\ncase_003,person_a\n")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    weights = weights_file(tmp_path, "case_001,Dataset902_Pool,0\ncase_002,Dataset902_Pool,0\n")
+    assert run_command("pretrain", "902", "3d_fullres", *BRIEF, "--epochs", "1", "--set", weights) == 0
+    file = run_folder(tmp_path / "results") / "encoder.pth"
+    provenance = torch_files.load(file)["provenance"]
+    assert provenance["case_digests"] == sorted(measured[c] for c in ("case_000", "case_004"))
+    assert provenance["subject_scan_digests"] == sorted(measured[c] for c in ("case_001", "case_003"))
+    assert b"person_" not in file.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Method = Literal["finetune", "linear", "mlp", "knn"]
+UNTRAINED = "random"
 STEPS = 700
 FROZEN_SHARE = 1 / 7
 """Wolf et al. freeze the encoder in 10 of 70 epochs."""
@@ -17,7 +18,9 @@ class TrainingSettings(BaseModel):
 
     Attributes:
         method: the whole network, or a model on frozen features.
-        freeze_epochs: passes over the training images in which the encoder stands still; None = a seventh of the training.
+        freeze_epochs: passes over the training images in which the encoder stands still; None = a seventh of the training,
+            or none for an untrained encoder, which has nothing to protect from a head that begins untrained. In a study
+            an untrained encoder never stands still.
         lr: peak rate of Adam for the encoder.
         head_lr: factor on it for the head, which begins untrained. Wolf et al. have 1.
         weight_decay: of Adam.
@@ -54,7 +57,7 @@ class ClassifySettings(TrainingSettings):
         seed: of head, order and augmentation.
     """
 
-    init: str = "random"
+    init: str = UNTRAINED
     steps: int | None = Field(None, ge=1)
     epochs: int | None = Field(None, ge=1)
     evaluate_every: int | None = Field(None, ge=1)
@@ -64,5 +67,6 @@ class ClassifySettings(TrainingSettings):
         """Optimiser steps, and how many of them the encoder stands still, for a number of training images."""
         per_epoch = max(1, -(-images // self.batch_size))
         steps = self.epochs * per_epoch if self.epochs else self.steps or STEPS
-        frozen = round(FROZEN_SHARE * steps) if self.freeze_epochs is None else self.freeze_epochs * per_epoch
+        share = 0 if self.init == UNTRAINED else FROZEN_SHARE
+        frozen = round(share * steps) if self.freeze_epochs is None else self.freeze_epochs * per_epoch
         return steps, min(frozen, steps)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnssl.evaluate.labels import TargetColumn
 from nnssl.evaluate.probe.answers import out_of_fold
-from nnssl.evaluate.probe.scores import METRICS, Scored, score, scored, shuffled
+from nnssl.evaluate.probe.scores import METRICS, Scored, can_be_shuffled, score, scored, shuffled
 from nnssl.files import atomic_path, write_json
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class Finding:
         rows, groups: of cases and patients.
         scores: metric -> score.
         null_mean, null_high: main metric with the target shuffled among patients: mean and 95 % quantile.
-        p: share of shuffles that are at least as good, counting the real one.
+        p: share of shuffles that are at least as good, counting the real one. All three are None without shuffles, and where
+            shuffles would leave most of the target as it is.
         per_group: value of another column -> scores.
     """
 
@@ -59,9 +60,9 @@ class Finding:
     rows: int
     groups: int
     scores: dict[str, Scored]
-    null_mean: float
-    null_high: float
-    p: float
+    null_mean: float | None
+    null_high: float | None
+    p: float | None
     per_group: dict[str, GroupScores]
 
     @property
@@ -72,7 +73,7 @@ class Finding:
     @property
     def readable(self) -> bool:
         """Whether the encoder says more than random ones do, beyond chance."""
-        return self.scores[self.main].gain_low > 0 and self.p <= 0.05
+        return self.scores[self.main].gain_low > 0 and self.p is not None and self.p <= 0.05
 
 
 def probe_target(
@@ -116,9 +117,9 @@ def probe_target(
                 rows=len(target.cases),
                 groups=len(set(target.groups)),
                 scores=scores,
-                null_mean=float(np.mean(null)) if null else float("nan"),
-                null_high=float(np.quantile(null, 0.95)) if null else float("nan"),
-                p=(1 + sum(v >= real for v in null)) / (1 + len(null)),
+                null_mean=float(np.mean(null)) if null else None,
+                null_high=float(np.quantile(null, 0.95)) if null else None,
+                p=(1 + sum(v >= real for v in null)) / (1 + len(null)) if null else None,
                 per_group=_per_group(target, own, of_random, apart or {}),
             )
         )
@@ -126,6 +127,9 @@ def probe_target(
 
 
 def _null(x: np.ndarray, target: TargetColumn, metric: str, count: int, seed: int, name: str) -> list[float]:
+    """Scores of shuffled targets; none where a shuffle leaves most of the target as it is."""
+    if not can_be_shuffled(target.values, target.groups):
+        return []
     rng = np.random.default_rng([seed, 7])
     known, null = np.unique(target.values), []
     for _ in tqdm(range(count), desc=f"{target.name}: chance, {name}", dynamic_ncols=True):
@@ -182,7 +186,7 @@ def table(findings: Sequence[Finding]) -> list[str]:
     ]
     for f in findings:
         for metric, s in f.scores.items():
-            chance = (f"{f.null_high:.3f}", f"{f.p:.3f}") if metric == f.main else ("", "")
+            chance = (_shown(f.null_high), _shown(f.p)) if metric == f.main else ("", "")
             lines.append(
                 f"| {f.target} | {f.encoder} | {metric} | {s.value:.3f} [{s.low:.3f}, {s.high:.3f}] | {s.random:.3f} ± "
                 f"{s.random_sd:.3f} | {s.gain:+.3f} [{s.gain_low:+.3f}, {s.gain_high:+.3f}] | {chance[0]} | {chance[1]} |"
@@ -192,6 +196,10 @@ def table(findings: Sequence[Finding]) -> list[str]:
         lines.append(f"- {sentence(f)}")
     lines += _group_table(findings)
     return lines
+
+
+def _shown(value: float | None) -> str:
+    return "not available" if value is None else f"{value:.3f}"
 
 
 def _group_table(findings: Sequence[Finding]) -> list[str]:
@@ -214,6 +222,8 @@ def sentence(f: Finding) -> str:
     s = f.scores[f.main]
     if f.readable:
         said = f"says more of {f.target} than random encoders do ({f.main} {s.value:.3f} against {s.random:.3f})"
+    elif f.p is None:
+        said = f"was not compared with chance for {f.target} ({f.main} {s.value:.3f}, random encoders {s.random:.3f})"
     elif f.p <= 0.05:
         said = (
             f"says something of {f.target} ({f.main} {s.value:.3f}), not clearly more than random ones ({s.random:.3f})"

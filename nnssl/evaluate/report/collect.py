@@ -13,8 +13,8 @@ import numpy as np
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.metrics import METRICS
-from nnssl.evaluate.report.collect_classes import read_answers, scored
-from nnssl.evaluate.report.measures import SEGMENTATION, Measures, measures_of
+from nnssl.evaluate.report.collect_classes import Answers, aligned, read_answers, scored
+from nnssl.evaluate.report.measures import Measures, measures_of, measures_of_segmentation
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of
 from nnssl.evaluate.study.spec import StudyConfig, recorded_study
 from nnssl.files import read_json
@@ -125,29 +125,35 @@ def read_results(folder: Path) -> Study:
         raise NnsslError(
             f"no training of {folder} has finished yet ({failed} of {len(cells)} failed): `nnssl_study run` goes on with it"
         )
-    labels, measures = _labels(done[0].folder(folder), config)
+    answers: dict[Cell, Answers] = {}
+    if config.task == "classification":
+        read = {cell: read_answers(cell.folder(folder) / "predictions.csv", config.test) for cell in done}
+        answers = aligned(read)
+    labels, measures = _labels(done[0].folder(folder), config, answers.get(done[0]))
     return Study(
         folder,
         config,
         facts,
         labels,
         measures,
-        {cell: _read_cell(cell, folder, config, labels, measures) for cell in done},
+        {cell: _read_cell(cell, folder, config, labels, measures, answers.get(cell)) for cell in done},
         {c: str(record_of(c.folder(folder)).get("reason", "")) for c, state in states.items() if state == "failed"},
         tuple(cell for cell, state in states.items() if state in ("waiting", "running")),
     )
 
 
-def _labels(folder: Path, config: StudyConfig) -> tuple[tuple[str, ...], Measures]:
+def _labels(folder: Path, config: StudyConfig, found: Answers | None) -> tuple[tuple[str, ...], Measures]:
     """Names of labels or classes, and what is measured."""
-    if config.task == "classification":
-        found = read_answers(folder / "predictions.csv", config.test)
+    if found is not None:
         return tuple(str(c) for c in found.known), measures_of(found.kind, len(found.known))
     with (folder / "test.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(dict.fromkeys(row["label"] for row in csv.DictReader(file))), SEGMENTATION
+        labels = tuple(dict.fromkeys(row["label"] for row in csv.DictReader(file)))
+    return labels, measures_of_segmentation(config.tolerance_mm)
 
 
-def _read_cell(cell: Cell, folder: Path, config: StudyConfig, labels: Sequence[str], measures: Measures) -> CellResult:
+def _read_cell(
+    cell: Cell, folder: Path, config: StudyConfig, labels: Sequence[str], measures: Measures, found: Answers | None
+) -> CellResult:
     where = cell.folder(folder)
     report, curve = where / "load_report.json", where / "curve.csv"
     common = {
@@ -156,8 +162,8 @@ def _read_cell(cell: Cell, folder: Path, config: StudyConfig, labels: Sequence[s
         "seconds": float(record_of(where).get("train_seconds", math.nan)),
         "load_report": read_json(report) if report.is_file() else {},
     }
-    if config.task == "classification":
-        means, drawn, recalls = scored(read_answers(where / "predictions.csv", config.test))
+    if found is not None:
+        means, drawn, recalls = scored(found)
         return CellResult(**common, means=means, scores={}, resampled=drawn, recalls=recalls)
     scores = _read_scores(where / "test.csv", config.test, labels)
     return CellResult(**common, means={m: mean(v) for m, v in scores.items()}, scores=scores)

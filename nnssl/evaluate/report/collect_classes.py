@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from nnssl.evaluate.labels import Kind
 
 RESAMPLES = 1000
 PROBABILITY = "p_"
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,23 @@ def read_answers(path: Path, cases: Sequence[str]) -> Answers:
     values = np.array([row["target"] for row in ordered])
     answers = np.array([[float(row[c]) for c in columns] for row in ordered])
     return Answers("classes", known, values, groups, answers)
+
+
+def aligned(found: Mapping[Key, Answers]) -> dict[Key, Answers]:
+    """Answers of several cells with the same columns: all classes that any of them knows.
+
+    A class that no test image shows may be in one draw and not in another; a cell that does not know it gives it no
+    probability.
+    """
+    known = np.unique(np.concatenate([cell.known for cell in found.values()])) if found else np.array([])
+    same = {}
+    for key, cell in found.items():
+        answers = cell.answers
+        if cell.kind == "classes":
+            answers = np.zeros((len(cell.values), len(known)))
+            answers[:, np.searchsorted(known, cell.known)] = cell.answers
+        same[key] = replace(cell, known=known, answers=answers)
+    return same
 
 
 def scored(found: Answers) -> tuple[dict[str, float], dict[str, np.ndarray], np.ndarray]:

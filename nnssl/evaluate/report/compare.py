@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from nnssl.evaluate.convergence import QUANTILES, SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
+from nnssl.evaluate.convergence import NOTHING, QUANTILES, SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
 from nnssl.evaluate.report.collect import CellResult, Study, mean
 from nnssl.evaluate.statistics import Estimate, bootstrap_draws, bootstrap_mean, mean_ranks, spread
 
@@ -84,7 +85,9 @@ def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Compa
         draws=len(cells),
         score={m: mean(np.asarray(v)) for m, v in means.items()},
         sd={m: spread(v) for m, v in means.items()},
-        difference={m: _difference(pairs, m) for m in study.measures.names} if pairs else {},
+        difference={m: _difference(pairs, m, study.facts.get("test_patients")) for m in study.measures.names}
+        if pairs
+        else {},
         better=float(np.mean([sign * g > 0 for g in gains])) if gains else math.nan,
         speed=speed,
         reached=reached,
@@ -104,8 +107,12 @@ def _labels(study: Study, cells: list[CellResult], metric: str) -> dict[str, flo
         return dict(zip(study.labels, (float(v) for v in np.nanmean(np.stack(rows), axis=0))))
 
 
-def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str) -> Estimate:
-    """Paired over draws and test cases; in a segmentation a case's value is the mean over its labels."""
+def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str, patients: Sequence[int] | None) -> Estimate:
+    """Paired over draws and test cases; in a segmentation a case's value is the mean over its labels, as in the scores.
+
+    The mean of each arm, not of the differences: a label that is not there and is predicted by one arm counts for that arm
+    and has no value for the other.
+    """
     if pairs[0][0].resampled:
         whole = [a.means[metric] - b.means[metric] for a, b in pairs]
         return bootstrap_draws(whole, np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs]))
@@ -113,8 +120,8 @@ def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str) -> Esti
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
         for a, b in pairs:
-            rows.append(np.nanmean(a.scores[metric] - b.scores[metric], axis=1))
-    return bootstrap_mean(np.stack(rows))
+            rows.append(np.nanmean(a.scores[metric], axis=1) - np.nanmean(b.scores[metric], axis=1))
+    return bootstrap_mean(np.stack(rows), patients)
 
 
 def final_of_control(study: Study, count: int) -> float:
@@ -150,7 +157,7 @@ def _convergence(study: Study, init: str, count: int) -> tuple[dict[float, list[
     for q in QUANTILES:
         line = line_of_control(study, count, q)
         if math.isnan(line):
-            reached[q], speed[q] = [], SpeedUp(math.nan)
+            reached[q], speed[q] = [], NOTHING
             continue
         reached[q] = [steps_to(c.curve.steps, c.curve.values, line) for c in study.of(init, count)]
         pairs = [

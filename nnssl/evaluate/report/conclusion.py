@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from nnssl.evaluate.convergence import SpeedUp
-from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report.collect import Study
 from nnssl.evaluate.report.compare import Comparison, line_of_control
 from nnssl.evaluate.statistics import FEW_DRAWS
@@ -26,11 +25,11 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
         lines += [_sentence(study, c, metric) for c in others if c.count == count]
     larger = study.measures.larger_is_better(metric)
     gains = [c for c in others if (c.difference[metric].low > 0 if larger else c.difference[metric].high < 0)]
-    if others and not gains:
+    if others and not any(c.draws >= FEW_DRAWS for c in gains):
         lines.insert(
             0,
-            "No initialisation was better than the control beyond chance (every interval includes zero or lies on the "
-            "wrong side).",
+            "No initialisation was better than the control beyond chance (every interval includes zero, lies on the "
+            f"wrong side, or rests on fewer than {FEW_DRAWS} draws).",
         )
     draws = min((c.draws for c in found), default=0)
     if draws < FEW_DRAWS:
@@ -55,10 +54,12 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
 def _sentence(study: Study, c: Comparison, metric: str) -> str:
     unit = study.unit + ("s" if c.count != 1 else "")
     d = c.difference[metric]
-    name = study.measures.names[metric].removesuffix(f" ({TOLERANCE_MM:g} mm)")
+    name = study.measures.brief_name(metric)
     if math.isnan(d.low):
         verdict = f"{d.mean:+.3f} {name} in one draw"
-    elif d.low > 0 or d.high < 0:
+    elif c.draws < FEW_DRAWS:  # a bootstrap of so few knows too little of how draws differ
+        verdict = f"{d.mean:+.3f} {name} in {c.draws} draws, too few for a verdict"
+    elif d.excludes_zero:
         which = "higher" if d.mean > 0 else "lower"
         verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"
     else:
@@ -73,23 +74,44 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
 
 
 def speed_words(speed: SpeedUp) -> str:
-    """A speed-up as people say it."""
-    if math.isnan(speed.ratio):
-        return "was reached by neither"
-    if not speed.censored and f"{max(speed.ratio, 1 / speed.ratio):.1f}" == "1.0":
-        return "as soon"
-    bound = f"{speed.censored} " if speed.censored else ""
-    if speed.ratio >= 1:
-        return f"{bound}{speed.ratio:.1f} times sooner"
-    bound = {"at most": "at least ", "at least": "at most ", "": ""}[
-        speed.censored
-    ]  # later by so much: the other way round
-    return f"{bound}{1 / speed.ratio:.1f} times later" + (", or never" if speed.censored == "at most" else "")
+    """A speed-up as people say it, with the number of draws where it is not all of them."""
+    if not speed.known:
+        return "was reached by neither" if not speed.reached else f"was reached in too few draws{_of_draws(speed)}"
+    low, high = speed.low, speed.high
+    if f"{low:.2g}" == f"{high:.2g}":
+        near = f"{max(low, 1 / low):.1f}" == "1.0"
+        said = "as soon" if near else _sooner(low)
+    elif high == math.inf:
+        said = f"at least {_sooner(low)}" if low >= 1 else f"at most {_sooner(low)}"
+    elif low == 0:
+        said = f"at most {_sooner(high)}" if high >= 1 else f"at least {_sooner(high)}, or never"
+    elif low >= 1:
+        said = f"{low:.1f} to {_sooner(high)}"
+    elif high <= 1:
+        said = f"{1 / high:.1f} to {_sooner(low)}"
+    else:
+        said = f"between {_sooner(low)} and {_sooner(high)}"
+    return said + _of_draws(speed)
+
+
+def _sooner(ratio: float) -> str:
+    return f"{ratio:.1f} times sooner" if ratio >= 1 else f"{1 / ratio:.1f} times later"
+
+
+def _of_draws(speed: SpeedUp) -> str:
+    return f" (both got there in {speed.reached} of {speed.draws} draws)" if speed.reached < speed.draws else ""
 
 
 def speed_cell(speed: SpeedUp) -> str:
     """A speed-up for a table."""
-    if math.isnan(speed.ratio):
-        return "-"
-    sign = {"": "", "at most": "<= ", "at least": ">= "}[speed.censored]
-    return f"{sign}{speed.ratio:.2g}x"
+    return "-" if not speed.known else speed_short(speed) + "x"
+
+
+def speed_short(speed: SpeedUp) -> str:
+    """The number, the bound, or the two between which it lies."""
+    if speed.high == math.inf:
+        return f">= {speed.low:.2g}"
+    if speed.low == 0:
+        return f"<= {speed.high:.2g}"
+    low, high = f"{speed.low:.2g}", f"{speed.high:.2g}"
+    return low if low == high else f"{low} to {high}"

@@ -11,7 +11,7 @@ import numpy as np
 from nnssl.evaluate.convergence import SpeedUp
 from nnssl.evaluate.report.collect import Study
 from nnssl.evaluate.report.compare import Comparison, line_of_control
-from nnssl.evaluate.report.conclusion import MAIN_Q
+from nnssl.evaluate.report.conclusion import MAIN_Q, speed_short
 from nnssl.inspect.figures import INK, panel
 
 COLOURS = ("#7f868d", "#4a90d9", "#d98200", "#009e73", "#cc5fa0", "#8a63d2", "#c0392b", "#2aa1b3", "#a08000", "#5b7a1f")
@@ -81,32 +81,35 @@ def learning_curves(study: Study, count: int) -> Any:
 
 
 def speed_bars(study: Study, found: Sequence[Comparison]) -> Any:
-    """Median speed-up to 95 % of the control's final value; an arrow where it is a bound."""
-    rows = [c for c in found if c.init != study.config.control and math.isfinite(c.speed[MAIN_Q].ratio)]
+    """Median speed-up to 95 % of the control's final value; a line where it lies between two numbers or beyond one."""
+    rows = [c for c in found if c.init != study.config.control and c.speed[MAIN_Q].known]
     if not rows:
         return None
     figure, axis = panel(5.4, 0.9 + 0.32 * len(rows))
+    ends = [v for c in rows for v in (c.speed[MAIN_Q].low, c.speed[MAIN_Q].high) if math.isfinite(v)]
+    right = max(1.5, 1.25 * max(ends))
     for i, c in enumerate(rows):
-        speed = c.speed[MAIN_Q]
-        axis.barh(i, speed.ratio - 1, left=1, color=colour_of(study, c.init), height=0.7)
-        _bound(axis, i, speed)
+        _speed_row(axis, i, c.speed[MAIN_Q], colour_of(study, c.init), right)
     axis.axvline(1, color=COLOURS[0], linewidth=1)
     axis.set_yticks(range(len(rows)), [f"{c.init}, {c.count}" for c in rows])
     axis.invert_yaxis()
     axis.set_xlabel(
         f"speed-up to {100 * MAIN_Q:.0f} % of the control's final {study.measures.curve_name} (1 = as fast)"
     )
-    axis.set_xlim(0, max(1.5, 1.15 * max(c.speed[MAIN_Q].ratio for c in rows)))
+    axis.set_xlim(0, right)
     return figure
 
 
-def _bound(axis: Any, row: int, speed: SpeedUp) -> None:
-    sign = {"at least": ">", "at most": "<"}.get(speed.censored, "")
-    end = max(speed.ratio, 1)
+def _speed_row(axis: Any, row: int, speed: SpeedUp, colour: str, right: float) -> None:
+    """A bar from "as soon" to what is certain, a line over what is possible, and the number."""
+    certain = speed.low if speed.low >= 1 else min(speed.high, 1.0)
+    axis.barh(row, certain - 1, left=1, color=colour, height=0.7)
+    if speed.low < speed.high:
+        axis.plot([speed.low, min(speed.high, right)], [row, row], color=INK, linewidth=1)
     axis.annotate(
-        f"{sign}{speed.ratio:.2g}",
-        (end, row),
-        xytext=(4, 0),
+        speed_short(speed),
+        (min(max(speed.high, 1), 0.85 * right), row),
+        xytext=(4, 7 if speed.low < speed.high else 0),
         textcoords="offset points",
         va="center",
         fontsize=8,

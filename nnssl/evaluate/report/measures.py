@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nnssl.evaluate.labels import Kind
-from nnssl.evaluate.metrics import LARGER_IS_BETTER, TOLERANCE_MM
+from nnssl.evaluate.metrics import LARGER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,15 @@ class Measures:
         """The direction of a metric."""
         return metric not in self.smaller_is_better
 
+    def brief_name(self, metric: str) -> str:
+        """Its name without the tolerance, for sentences and narrow tables."""
+        return self.names[metric].split(" (")[0] if metric == "nsd" else self.names[metric]
+
     def digits(self, metric: str) -> int:
         """Decimals in tables."""
         return 1 if metric == "hd95" else 3
 
 
-SEGMENTATION = Measures(
-    {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": f"surface Dice ({TOLERANCE_MM:g} mm)"},
-    tuple(metric for metric, larger in LARGER_IS_BETTER.items() if not larger),
-    ("hd95", "nsd"),
-    "dice",
-    "Dice",
-    0.0,
-    "Per label",
-)
 REGRESSION = Measures(
     {"r2": "R²", "mae": "mean absolute error", "correlation": "correlation"},
     ("mae",),
@@ -67,6 +62,19 @@ REGRESSION = Measures(
     0.0,
     "",
 )
+
+
+def measures_of_segmentation(tolerance_mm: float) -> Measures:
+    """Of a segmentation whose surfaces may part by so much."""
+    return Measures(
+        {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "nsd": f"surface Dice ({tolerance_mm:g} mm)"},
+        tuple(metric for metric, larger in LARGER_IS_BETTER.items() if not larger),
+        ("hd95", "nsd"),
+        "dice",
+        "Dice",
+        0.0,
+        "Per label",
+    )
 
 
 def measures_of(kind: Kind, classes: int) -> Measures:

@@ -13,7 +13,6 @@ from typing import Any
 
 from nnssl import __version__
 from nnssl.errors import NnsslError, did_you_mean
-from nnssl.evaluate.metrics import TOLERANCE_MM
 from nnssl.evaluate.report import words
 from nnssl.evaluate.report.collect import Study, read_results
 from nnssl.evaluate.report.compare import Comparison, compare
@@ -81,7 +80,13 @@ def _figures(study: Study, found: Sequence[Comparison], metric: str) -> list[Fig
             drawn.append((f"curves_{count}", caption, learning_curves(study, count)))
     bars = speed_bars(study, found)
     if bars is not None:
-        drawn.append(("speed", "How much sooner; > and < mark bounds, where one of the two never got there.", bars))
+        drawn.append(
+            (
+                "speed",
+                "How much sooner, median over draws; a line where draws in which one never got there leave it open.",
+                bars,
+            )
+        )
     made = []
     for name, caption, figure in drawn:
         for ending in ("png", "svg"):
@@ -163,7 +168,7 @@ def markdown(study: Study, found: Sequence[Comparison], conclusion: Sequence[str
     """The table for papers and READMEs."""
     c, m = study.config, study.measures
     length = f" {c.steps} steps," if c.stepwise else ""
-    brief = [m.names[k].removesuffix(f" ({TOLERANCE_MM:g} mm)") for k in m.brief]
+    brief = [m.brief_name(k) for k in m.brief]
     columns = [f"{study.unit}s", "initialisation", "draws", m.names[m.main], "difference", *brief]
     columns += ["speed-up to 95 %"] * study.curved + ["rank"]
     lines = [

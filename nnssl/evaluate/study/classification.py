@@ -128,6 +128,8 @@ def _begin(study: StudyConfig, cell: Cell, device: torch.device) -> tuple[Classi
     if init.lr is not None:
         shared["lr"] = init.lr
     source = init.weights_of(cell.seed) or RANDOM
+    if source == RANDOM:  # a control with fewer steps of learning would be no control
+        shared["freeze_epochs"] = 0
     settings = ClassifySettings(
         **shared, init=source, steps=study.steps, evaluate_every=study.evaluate_every, seed=cell.seed
     )

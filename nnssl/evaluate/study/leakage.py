@@ -1,4 +1,5 @@
-"""The leakage guard: no test or validation case in pretraining, none of their voxels among the training cases."""
+"""The leakage guard: no test or validation case in pretraining, as far as is known no other scan of their patients either,
+and none of their voxels among the training cases."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ def check_duplicates(study: StudyConfig, digests: Mapping[str, str]) -> None:
 
 
 def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[str, str]:
-    """Refuse weights whose pretraining saw a validation or test case, with or without its label.
+    """Refuse weights whose pretraining saw a validation or test case or another scan of its patient, labels or not.
+
+    A patient is recognised where the pretraining's dataset holds the validation or test case, too, and knew whose it is: the
+    file then has its digest in `subject_scan_digests`. No file has names of patients.
 
     Args:
         study: the study.
@@ -65,24 +69,35 @@ def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[st
             continue
         histories = [_ancestry(read_weights(file).provenance) for file in sources.values()]
         told = [[set(p.get("case_digests", ())) for p in history] for history in histories]
-        seen = set[str]().union(*(some for history in told for some in history))
-        _refuse_seen(name, seen, cases, digests)  # an overlap that is known counts, whatever else is not known
+        # an overlap that is known counts, whatever else is not known
+        _refuse(name, "saw", set[str]().union(*(some for history in told for some in history)), cases, digests)
+        scans = [p.get("subject_scan_digests") for history in histories for p in history]
+        seen = set[str]().union(*(some for some in scans if some))
+        _refuse(name, "saw other scans of the patients of", seen, cases, digests)
         if not all(history and all(history) for history in told):
             found[name] = "not possible: the file, or one that it started from, does not say what it was pretrained on"
         elif not digests:
             found[name] = "not possible: the target's fingerprint holds no digests (nnssl_plan_and_preprocess --no_pp)"
         else:
-            known = sum(case in digests for case in cases)
-            found[name] = f"none of {known} cases was seen in pretraining"
-            found[name] += f"; {len(cases) - known} have no digest to be known by" if known < len(cases) else ""
+            found[name] = _unseen(cases, digests, patients=all(some is not None for some in scans))
     return found
 
 
-def _refuse_seen(name: str, seen: set[str], cases: Sequence[str], digests: Mapping[str, str]) -> None:
+def _unseen(cases: Sequence[str], digests: Mapping[str, str], patients: bool) -> str:
+    """What may be said of cases that no pretraining saw, and no more than that."""
+    known = sum(case in digests for case in cases)
+    said = f"no scan of {known} cases was seen in pretraining"
+    said += f"; {len(cases) - known} have no digest to be known by" if known < len(cases) else ""
+    if patients:
+        return f"{said} (other scans of their patients are recognised only where its dataset holds the case, too)"
+    return f"{said} (whether other scans of their patients were is not known)"
+
+
+def _refuse(name: str, what: str, seen: set[str], cases: Sequence[str], digests: Mapping[str, str]) -> None:
     overlap = [case for case in cases if digests.get(case) in seen]
     if overlap:
         raise NnsslError(
-            f"initialisation '{name}' saw {len(overlap)} of {len(cases)} validation and test cases in its pretraining "
+            f"initialisation '{name}' {what} {len(overlap)} of {len(cases)} validation and test cases in its pretraining "
             f"(as {overlap[0]}): pretrain without them (nnssl_pretrain -f FOLD)"
         )
 

@@ -50,6 +50,7 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "leakage_check": checked,
         "inits": inits,
+        "test_patients": _numbered([subjects.get(case) or case for case in study.test]),
         **({"labels_sha256": labels} if labels else {}),
     }
     # nothing is written before everything could be read
@@ -61,7 +62,8 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         _refuse_other_draws(draws, folder)
         known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
         write_study(study, folder / "study.yaml")
-        write_json(draws, folder / "draws.json")
+        write_json(_with_former_draws(draws, folder), folder / "draws.json")
+        facts["inits"] = _with_former(inits, known.get("inits", {}))
         write_json({**facts, "started": known.get("started") or facts["started"]}, folder / "study.json")
 
 
@@ -122,6 +124,27 @@ def _refuse_other_draws(draws: Mapping[str, Any], folder: Path) -> None:
                     f"{folder}: the draw of {count} for seed {seed} would be another one now (a changed table of labels or "
                     "patients?): choose another folder with -o"
                 )
+
+
+def _with_former(inits: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left out of a study may come back, and its cells are still there: so it stays on record."""
+    found = {**known, **inits}
+    for name in inits.keys() & known.keys():
+        of_seeds = {**known[name].get("sha256_per_seed", {}), **inits[name].get("sha256_per_seed", {})}
+        found[name] = {**inits[name], **({"sha256_per_seed": of_seeds} if of_seeds else {})}
+    return found
+
+
+def _with_former_draws(draws: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    path = folder / "draws.json"
+    known = read_json(path) if path.is_file() else {}
+    return {seed: {**known.get(seed, {}), **draws.get(seed, {})} for seed in {**known, **draws}}
+
+
+def _numbered(names: Sequence[str]) -> list[int]:
+    """Which are the same, without saying who: the first name is 0, the next other one 1."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
@@ -189,15 +212,17 @@ def _labelled_slices(study: StudyConfig) -> dict[str, list[int]]:
     import numpy as np
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    from nnssl.data.folders import read_plans
+    from nnssl.data.folders import read_dataset_json, read_plans
 
     plan = read_plans(study.dataset, study.plans)["configurations"][study.configuration]
     if len(plan["patch_size"]) != 2:
         raise NnsslError(f"unit: slice is for 2D configurations, {study.configuration} is not one")
     cases = nnunet_folder("nnUNet_preprocessed") / study.dataset / plan["data_identifier"]
     dataset = infer_dataset_class(str(cases))(str(cases), study.training)
+    ignored = read_dataset_json(cases.parent / "dataset.json")["labels"].get("ignore", 0)
     found = {}
     for case in study.training:
         _, label, _, _ = dataset.load_case(case)
-        found[case] = [int(z) for z in np.flatnonzero((np.asarray(label[0]) > 0).any((1, 2)))]
+        shown = (np.asarray(label[0]) > 0) & (np.asarray(label[0]) != ignored)
+        found[case] = [int(z) for z in np.flatnonzero(shown.any((1, 2)))]
     return found
