@@ -89,5 +89,5 @@ def _stages(module: Any) -> list[nn.Module]:
 
 def checkpointed(stage: nn.Module) -> Checkpointed | None:
     """What `checkpoint_stages` has put in, for those who walk through a stage's modules themselves."""
-    forward = vars(stage).get("forward")
+    forward = stage.forward
     return forward if isinstance(forward, Checkpointed) else None
