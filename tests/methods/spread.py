@@ -36,10 +36,12 @@ def assert_spreading_changes_nothing(
     for name, value in expected.terms.items():
         assert torch.allclose(sum(terms[name] for _, _, terms in parts) / len(sizes), value, atol=1e-5), name
     everywhere = [dict(m.named_parameters()) for m, _, _ in parts]
+    # a bias in front of a norm has a gradient of rounding alone, whose size follows from that of the others
+    largest = max(float(p.grad.abs().max()) for p in whole.parameters() if p.grad is not None)
     for name, parameter in whole.named_parameters():
         if parameter.requires_grad:
             average = sum(p[name].grad for p in everywhere) / len(sizes)  # type: ignore[misc]
-            assert torch.allclose(average, parameter.grad, rtol=1e-3, atol=1e-5), name
+            assert torch.allclose(average, parameter.grad, rtol=1e-3, atol=max(1e-5, 2e-6 * largest)), name
     methods = [*(m for m, _, _ in parts), whole]
     for m in methods:
         m.after_step(0.5)
