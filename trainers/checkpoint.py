@@ -92,7 +92,7 @@ def restore(
         return RunState(content["epoch"], content["step"], sums, list(content["history"]), *past, trouble)
 
 
-HOW = ("fused", "foreach")
+DEVICE_SETTINGS = ("fused", "foreach")
 """Settings of an optimiser's group that belong to the device it runs on, and not to the run."""
 
 
@@ -105,7 +105,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     """
     groups = [dict(group) for group in saved["param_groups"]]
     for group, own in zip(groups, optimizer.param_groups):
-        group.update({key: own[key] for key in HOW if key in own})
+        group.update({key: own[key] for key in DEVICE_SETTINGS if key in own})
     optimizer.load_state_dict({**saved, "param_groups": groups})
     for parameter, state in optimizer.state.items():
         for key, value in state.items():

@@ -35,6 +35,13 @@ acdc_encoders() {  # after acdc_3mm; `inits` names the files as --init takes the
     done
 }
 
+acdc_with_table() {  # folder; its table.csv has what can be read off a case: diagnosis, volumes, sizes. Plans and encoders as above
+    mkdir -p "$1"
+    acdc_3mm
+    python "$results/probes/table.py" "$nnUNet_raw/$dataset" "$1/table.csv"
+    acdc_encoders
+}
+
 study() {  # study file, folder; what is finished is not done again
     nnssl_study run "$1" -o "$2" -device "$device"
     nnssl_study report "$2"

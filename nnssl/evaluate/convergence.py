@@ -66,7 +66,7 @@ class SpeedUp:
         return self.low > 0 or self.high < math.inf
 
 
-NOTHING = SpeedUp(0.0, math.inf, 0, 0)
+UNKNOWN_SPEED_UP = SpeedUp(0.0, math.inf, 0, 0)
 
 
 def speed_up(control: float, other: float, length: int) -> SpeedUp:
@@ -92,7 +92,7 @@ def median_speed_up(found: Sequence[SpeedUp]) -> SpeedUp:
     The median of an even number is the mean of the two in the middle on a logarithmic scale.
     """
     if not found:
-        return NOTHING
+        return UNKNOWN_SPEED_UP
     low, high = (_log_median([getattr(s, side) for s in found]) for side in ("low", "high"))
     return SpeedUp(low, high, sum(s.reached for s in found), len(found))
 

@@ -5,10 +5,7 @@
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../common.sh"
 out=${1:?the folder to write}
-mkdir -p "$out"
-acdc_3mm
-python "$here/../probes/table.py" "$nnUNet_raw/$dataset" "$out/table.csv"
-acdc_encoders
+acdc_with_table "$out"
 init=(nnssl_study init -d 27 -p $plans -c $configuration --labels "$out/table.csv" --target group --group patient
     --init "${inits[@]}" --unit patient --counts 10 20 40)
 same_patient='s/patient07[46]_frame[0-9]+, ?//g; s/, ?patient07[46]_frame[0-9]+//g'  # 074 and 076 have the same voxels

@@ -4,10 +4,7 @@
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../common.sh"
 out=${1:?the folder to write}
-mkdir -p "$out"
-acdc_3mm
-python "$here/table.py" "$nnUNet_raw/$dataset" "$out/table.csv"
-acdc_encoders
+acdc_with_table "$out"
 nnssl_probe -d 27 -p $plans -c $configuration --labels "$out/table.csv" --group patient --per-group group \
     --init "${inits[@]:0:2}" \
     --target group --target lv_ml --target pixel_mm --target fov_mm --target slices \

@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from nnssl.evaluate.convergence import NOTHING, QUANTILES, SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
+from nnssl.evaluate.convergence import (
+    QUANTILES,
+    UNKNOWN_SPEED_UP,
+    SpeedUp,
+    area,
+    median_speed_up,
+    smooth,
+    speed_up,
+    steps_to,
+)
 from nnssl.evaluate.report.collect import CellResult, Study, mean
 from nnssl.evaluate.statistics import Estimate, bootstrap_draws, bootstrap_mean, mean_ranks, spread
 
@@ -157,7 +166,7 @@ def _convergence(study: Study, init: str, count: int) -> tuple[dict[float, list[
     for q in QUANTILES:
         line = line_of_control(study, count, q)
         if math.isnan(line):
-            reached[q], speed[q] = [], NOTHING
+            reached[q], speed[q] = [], UNKNOWN_SPEED_UP
             continue
         reached[q] = [steps_to(c.curve.steps, c.curve.values, line) for c in study.of(init, count)]
         pairs = [
