@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,6 +59,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
             if getattr(self.settings, name) is not None:
                 setattr(self, name, getattr(self.settings, name))
         self._iteration = 0
+        self._frozen_now: set[int] = set()
         self._initial: dict[str, torch.Tensor] | None = None
         self.load_report: LoadReport | None = None
         self._average: WeightAverage | None = None
@@ -68,6 +70,9 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         self._initial = {k: v.detach().flatten()[:64].clone() for k, v in self._unet().named_parameters()}
         if self.settings.average:
             self._average = WeightAverage(self._unet(), self.settings.average)
+        if self.is_ddp:
+            for parameter in self._unet().encoder.parameters():
+                parameter.register_hook(partial(self._stop_frozen_gradient, id(parameter)))
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """One optimiser over all parameters for all stages, so that momentum outlives a stage."""
@@ -139,8 +144,8 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         epoch = self.current_epoch + (self._iteration + 0.5) / self.num_iterations_per_epoch
         lr, self._encoder_learns = self.stage(epoch)
         set_lr(self.optimizer, lr)
-        if not self.is_ddp:  # DDP counts on every parameter's gradient; there the optimiser drops them
-            frozen = {id(p) for p in self._frozen()}
+        self._frozen_now = frozen = {id(p) for p in self._frozen()}
+        if not self.is_ddp:  # DDP counts on every parameter's gradient: there it is zero for clipping, then dropped
             for parameter in self._unet().encoder.parameters():
                 parameter.requires_grad_(id(parameter) not in frozen)
 
@@ -149,6 +154,9 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         if not self._encoder_learns:
             return list(self._unet().encoder.parameters())
         return frozen_part(self._unet(), self.settings.freeze_stages or 0)[0]
+
+    def _stop_frozen_gradient(self, parameter: int, gradient: torch.Tensor) -> torch.Tensor | None:
+        return torch.zeros_like(gradient) if parameter in self._frozen_now else None
 
     def _drop_frozen_gradients(self, *_: Any) -> None:
         for parameter in self._frozen():

@@ -12,16 +12,24 @@ hippocampus_2mm() {  # Dataset004_Hippocampus
     cp "$results/recipe/splits_final.json" "$nnUNet_preprocessed/$dataset/"
 }
 
+hippocampus_1mm() {  # the same at its own spacing
+    dataset=Dataset004_Hippocampus plans=nnsslFull configuration=3d_fullres
+    nnssl_plan_and_preprocess -d 4 --size S -c $configuration -p $plans
+    cp "$results/recipe/splits_final.json" "$nnUNet_preprocessed/$dataset/"
+}
+
 acdc_3mm() {  # Dataset027_ACDC: one case per labelled frame, patients in cases.csv or named patientNNN_frameNN
     dataset=Dataset027_ACDC plans=nnssl3mm configuration=2d
     nnssl_plan_and_preprocess -d 27 --size S --spacing 10 3 3 -c $configuration -p $plans
     cp "$results/acdc/splits_final.json" "$nnUNet_preprocessed/$dataset/"  # by patient
 }
 
-pretrain() {  # name, method, epochs, steps per epoch, batch size, rate, more; nothing where it has been made
-    ls "$nnUNet_results/$dataset"/*_"$1__${plans}__$configuration"/fold_0/encoder.pth 2> /dev/null ||
-        nnssl_pretrain $dataset $configuration -p $plans -m "$2" -f 0 --name "$1" --epochs "$3" --iterations "$4" --batch-size "$5" \
-            --lr "$6" --set val_iterations=4 --set workers=0 -device "$device" "${@:7}"
+pretrain() {  # name, method, epochs, steps per epoch, batch size, rate, more; nothing where it has been made, the rest where it was stopped
+    local run="$nnUNet_results/$dataset"/*_"$1__${plans}__$configuration"/fold_0 again=--overwrite
+    if compgen -G "$run/encoder.pth"; then return; fi
+    if compgen -G "$run/checkpoint_*.pth" > /dev/null; then again=--c; fi  # stopped on the way
+    nnssl_pretrain $dataset $configuration -p $plans -m "$2" -f 0 --name "$1" --epochs "$3" --iterations "$4" --batch-size "$5" \
+        --lr "$6" --set val_iterations=4 --set workers=0 -device "$device" $again "${@:7}"
 }
 
 acdc_encoders() {  # after acdc_3mm; `inits` names the files as --init takes them

@@ -78,10 +78,19 @@ def test_several_gpus_wrap_the_network_after_the_optimiser(
         patch = trainer.configuration_manager.patch_size
         sizes = [[n // f for n, f in zip(patch, step)] for step in _deep_supervision(trainer)]
         before = {k: v.clone() for k, v in trainer._unet().state_dict().items()}
+        stem = trainer._unet().encoder.stem.convs[0].conv.weight
+        clipped = []  # what nnU-Net's clipping counts of the stem
+        clip = torch.nn.utils.clip_grad_norm_
+        monkeypatch.setattr(
+            torch.nn.utils,
+            "clip_grad_norm_",
+            lambda parameters, most: (clipped.append(float(stem.grad.norm())), clip(parameters, most)),
+        )
         trainer.train_step({"data": torch.randn(2, 1, *patch), "target": [torch.zeros(2, 1, *s) for s in sizes]})
         moved = {k for k, v in trainer._unet().state_dict().items() if not torch.equal(v, before[k])}
         assert "encoder.stages.1.blocks.0.skip.1.conv.weight" in moved
         assert ("encoder.stem.convs.0.conv.weight" in moved) == ("freeze_stages" not in settings)
+        assert [norm > 0 for norm in clipped] == ["freeze_stages" not in settings]
     finally:
         torch.distributed.destroy_process_group()
 
