@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 from nnssl.trainers.executor import random_crops
-from torch.utils.flop_counter import FlopCounterMode
 from unet import build_method, residual_unet
 
+from nnssl.benchmark.operations import operation_counter
 from nnssl.methods import METHODS, CropBatch
 from nnssl.networks import decoder_features, drop_segmentation_layers
 
@@ -158,7 +158,7 @@ class Candidate:
         self.generator = torch.Generator().manual_seed(0)
         views = self._views()
         self.floor = FLOORS[name](self.method, views)
-        with FlopCounterMode(display=False) as counter:
+        with operation_counter() as counter:
             self.method(views).total.backward()
         self.flops = counter.get_total_flops()
 
@@ -197,7 +197,7 @@ class Reference:
         """Of both passes of the encoder, and of the decoder."""
         counts = []
         for run in (self._encoder, self._both):
-            with FlopCounterMode(display=False) as counter:
+            with operation_counter() as counter:
                 run()
             counts.append(counter.get_total_flops())
         return counts[0], counts[1] - counts[0]

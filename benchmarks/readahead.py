@@ -112,9 +112,9 @@ def _turn(
     from nnssl.data.sampling import TRAINING, CropSampler
 
     sampler = CropSampler(pool, size, seed, TRAINING, 0.5)
-    dataset = CropDataset(pool, sampler, batch, range(batch), size[0] == 1, readahead=ahead)
+    dataset = CropDataset(pool, sampler, batch, range(batch), size[0] == 1)
     _touch(pool, forget=cold)
-    batches = iter(crop_loader(dataset, range(steps), workers, pin=False))
+    batches = iter(crop_loader(dataset, range(steps), workers, pin=False, readahead=ahead))
     next(batches)
     waited = 0.0
     for _ in range(steps - 1):

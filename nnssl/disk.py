@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from nnssl.errors import NnsslError
+
 WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before each further try: a minute in all, which a network disk's restart takes."""
 
@@ -54,6 +56,16 @@ def explain(error: OSError, path: Path) -> str:
         except OSError:
             words += " (how much is free cannot be asked)"
     return f"cannot {'write' if error.errno in _FULL or error.errno == errno.EROFS else 'use'} {path}: {words}"
+
+
+def user_error(error: BaseException) -> NnsslError | None:
+    """What a user can mend, as one line: the error itself, or the disk's behind it. None for an error of the program."""
+    if isinstance(error, NnsslError):
+        return error
+    trouble = disk_error(error)
+    if trouble is None or not disk_is_to_blame(trouble):
+        return None
+    return NnsslError(explain(trouble, Path(trouble.filename or ".")))
 
 
 def may_pass(error: OSError) -> bool:

@@ -1,20 +1,23 @@
-"""The one way to write a file: complete or not at all."""
+"""The one way to write a file, complete or not at all, and to read a text that others may have written."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnssl.errors import NnsslError
+from nnssl.errors import MissingError, NnsslError, shortened
+from nnssl.nesting import DEEPEST, depth_of_tree, extent
 
 
 @contextmanager
@@ -73,12 +76,86 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
     Raises:
-        NnsslError: it is not valid JSON.
+        NnsslError: it is not valid JSON, says something twice, or is nested too deeply.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise NnsslError(f"{path} is damaged: not valid JSON ({' '.join(str(error).split())[:150]})") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text that others may have written.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+        ValueError: a name that stands twice, a number of thousands of digits, or brackets in one another without end.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_named_once)
+    except RecursionError:
+        value = None
+    if (value is None and text.strip() != "null") or depth_of_tree(value) > DEEPEST:
+        raise ValueError(f"lists in one another, more than {DEEPEST} deep")
+    return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Which of two entries counts is each reader's own choice, so a check may see another one than its user."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise ValueError(f"'{twice[:40]}' stands there twice")
+    return found
+
+
+def check_number(content: Any, key: str, newest: int, where: Path | str) -> None:
+    """Refuse a file of a newer format.
+
+    Args:
+        content: of the file; anything but a dictionary is its reader's business.
+        key: that holds the format's number; a file without it is of format 1.
+        newest: that is read.
+        where: the file, for the message.
+
+    Raises:
+        NnsslError: a newer format, or no number.
+    """
+    number = content.get(key, 1) if isinstance(content, Mapping) else 1
+    if type(number) is not int or number < 1:
+        raise NnsslError(f"{where} is damaged: its {key} is {str(number)[:40]}, and should be a number of a format")
+    if number > newest:
+        raise NnsslError(f"{where} has format {str(number)[:20]}, this version reads up to {newest}: update nnssl")
+
+
+class _Loader(yaml.SafeLoader):
+    """A name that stands twice is an error here: one of two initialisations would vanish without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [(k.tag, k.value) for k, _ in node.value if isinstance(k, yaml.ScalarNode) and k.value != "<<"]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{name[1][:40]}' stands there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text that others may have written.
+
+    Raises:
+        yaml.YAMLError: it is none, or says something twice.
+        ValueError: a number of thousands of digits, or lists in one another without end, by brackets or by reference.
+    """
+    try:
+        value = yaml.load(text, _Loader)  # a SafeLoader
+        values, depth = extent(value)
+    except RecursionError:
+        values, depth = 0, DEEPEST + 1
+    if values > 10 * len(text) + 1000 or depth > DEEPEST:
+        raise ValueError("lists in one another, too deep or too often")
+    return value
 
 
 def read_yaml(path: Path, name: str) -> dict[Any, Any]:
@@ -88,14 +165,41 @@ def read_yaml(path: Path, name: str) -> dict[Any, Any]:
         NnsslError: not YAML, or something else in it; one line that calls the file `name`.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # ValueError: its encoding, or a number of 5,000 digits
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: its encoding, too
         words = " ".join(str(error).split())
         raise NnsslError(f"{name} is not valid YAML: {words[:200]}") from error
     if not isinstance(content, dict):
         raise NnsslError(f"{name} must hold 'key: value' lines")
     return content
+
+
+def read_rows(path: Path, needed: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """A CSV file with a header.
+
+    Args:
+        path: the file.
+        needed: columns that must be there.
+
+    Returns:
+        Names of the columns, and a row for each line; an empty text where a line is too short.
+
+    Raises:
+        NnsslError: missing, not a table in UTF-8, or without a column.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path} does not exist")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = list(reader.fieldnames or [])
+            rows = [{k: v for k, v in row.items() if k is not None} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise NnsslError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise NnsslError(f"{path} is damaged: it has no column {missing[0]}, but {shortened(columns, 20) or 'none'}")
+    return columns, rows
 
 
 def sha256_of(path: Path | str) -> str:

@@ -18,13 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnssl.planners.labels import named_values
 from nnssl.planners.measure import CaseFacts, Measurement, measure_case, samples_per_case, statistics
 from nnssl.planners.outliers import find_outliers
 from nnssl.planners.shards import Shard, run_claimed_cases
 
 from nnssl.data.checked import read_fingerprint
 from nnssl.data.claims import claim
-from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
+from nnssl.data.folders import (
+    RawCase,
+    all_raw_cases,
+    is_labelled_dataset,
+    nnunet_folder,
+    read_dataset_json,
+    why_not_as,
+)
 from nnssl.data.hounsfield import BIN_WIDTH, LOWEST
 from nnssl.data.images import read_case
 from nnssl.errors import MissingError, NnsslError
@@ -36,6 +44,7 @@ FINGERPRINT = "dataset_fingerprint.json"
 PIECES = "nnssl_fingerprint_pieces"
 CLAIMS = "claims"
 CHECKS = 3  # raise it when a case is checked or measured differently, so that cached fingerprints are made again
+LABEL_CHECKS = 1  # the same, where only labels are
 
 
 def choose_reader(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> type:
@@ -136,9 +145,10 @@ def current_fingerprint(dataset_name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Work:
-    """A dataset on its way to a fingerprint."""
+    """A dataset on its way to a fingerprint; `unusable`: reasons by name, of cases that are not looked at."""
 
     cases: list[RawCase]
+    unusable: dict[str, str]
     dataset_json: dict[str, Any]
     source: str
     pieces: Path
@@ -147,9 +157,14 @@ class _Work:
     def of(cls, dataset_name: str) -> _Work:
         raw = nnunet_folder("nnUNet_raw") / dataset_name
         dataset_json = read_dataset_json(raw / "dataset.json")
-        cases = raw_cases(raw, dataset_json)
+        found = all_raw_cases(raw, dataset_json)
+        unusable = {case.name: reason for case in found if (reason := why_not_as(case.name))}
+        cases = [case for case in found if case.name not in unusable]
+        if not cases:
+            name, reason = next(iter(unusable.items()))
+            raise NnsslError(f"none of the {len(found)} cases of {dataset_name} is usable; the first: {name}: {reason}")
         pieces = nnunet_folder("nnUNet_preprocessed", create=True) / dataset_name / PIECES
-        return cls(cases, dataset_json, source_signature(cases, dataset_json), pieces)
+        return cls(cases, unusable, dataset_json, _state(found, dataset_json), pieces)
 
     @property
     def channel_names(self) -> list[str]:
@@ -158,7 +173,7 @@ class _Work:
     def measure(self, cases: Sequence[RawCase], processes: int) -> tuple[dict[str, Measurement], dict[str, str]]:
         """Measurements and reasons for failure by name; pieces of an earlier, interrupted call are used."""
         samples = samples_per_case(len(self.cases))
-        keys = {c.name: source_signature([c], self.dataset_json) + f"-{samples}" for c in cases}
+        keys = {c.name: f"{_state([c], self.dataset_json)}-{samples}" for c in cases}
         found = {}
         for case in cases:
             piece = Measurement.load(self._piece(case), keys[case.name])
@@ -177,9 +192,9 @@ class _Work:
             reader=choose_reader(cases, self.dataset_json),
             channel_names=self.channel_names,
             samples=samples,
-            has_classes=is_labelled_dataset(self.dataset_json),
+            named=named_values(self.dataset_json) if is_labelled_dataset(self.dataset_json) else None,
         )
-        locks = [self.pieces / CLAIMS / case.name for case in missing]
+        locks = [_lock(self.pieces, case) for case in missing]
         results, failures = run_claimed_cases(work, missing, locks, processes, "fingerprint")
         found |= {missing[i].name: result for i, result in results.items()}
         return found, {missing[i].name: reason for i, reason in sorted(failures.items())}
@@ -206,7 +221,7 @@ class _Work:
                 "source": self.source,
                 "reader": reader.__name__,
                 "cases": {name: f.digest for name, f in facts.items()},
-                "skipped": skipped,
+                "skipped": {**self.unusable, **skipped},
                 "measured": {name: _shown(f) for name, f in facts.items()},
                 "outliers": find_outliers(facts, self.channel_names),
                 "not_hounsfield": {name: f.not_hounsfield for name, f in facts.items() if f.not_hounsfield},
@@ -215,10 +230,14 @@ class _Work:
         }
 
 
+def _lock(pieces: Path, case: RawCase) -> Path:
+    return pieces / CLAIMS / f"{case.name}.lock"
+
+
 def _measure_and_keep(case: RawCase, *, keys: dict[str, str], pieces: Path, **how: Any) -> Measurement | None:
     """Measure a case, or find it measured meanwhile; None where another process has it."""
     (pieces / CLAIMS).mkdir(parents=True, exist_ok=True)  # a call that puts the pieces together takes the folder away
-    with claim(pieces / CLAIMS / case.name) as mine:
+    with claim(_lock(pieces, case)) as mine:
         if not mine:
             return None
         piece = pieces / f"{case.name}.npz"
@@ -230,7 +249,7 @@ def _measure_and_keep(case: RawCase, *, keys: dict[str, str], pieces: Path, **ho
 
 
 def _shown(facts: CaseFacts) -> dict[str, Any]:
-    shown = {k: v for k, v in asdict(facts).items() if k not in ("digest", "not_hounsfield")}
+    shown = {k: v for k, v in asdict(facts).items() if k not in ("digest", "not_hounsfield", "misplaced")}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()}
 
 
@@ -244,6 +263,15 @@ def _summed(histograms: Sequence[dict[int, np.ndarray]]) -> dict[str, dict[str, 
         }
         for c in histograms[0]
     }
+
+
+def _state(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> str:
+    """What a fingerprint of these cases is made from. Checks of names and labels came later than `CHECKS`, and cost nobody
+    his fingerprint who has no such names and labels."""
+    names = sum(bool(why_not_as(case.name)) for case in cases)
+    labels = LABEL_CHECKS if is_labelled_dataset(dataset_json) and any(case.label for case in cases) else 0
+    marks = [f"names{names}"] * bool(names) + [f"labels{labels}"] * bool(labels)
+    return "-".join([source_signature(cases, dataset_json), *marks])
 
 
 def source_signature(cases: Sequence[RawCase], dataset_json: dict[str, Any]) -> str:

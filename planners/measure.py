@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnssl.planners.labels import check_label
 
 from nnssl.data.body import body_mask
 from nnssl.data.folders import RawCase
@@ -16,7 +17,6 @@ from nnssl.data.headers import read_header
 from nnssl.data.hounsfield import explain_not_hounsfield, hu_histogram
 from nnssl.data.images import read_case, voxel_digest
 from nnssl.data.npz_files import load_npz
-from nnssl.data.parallel import Failure
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 
@@ -40,6 +40,7 @@ class CaseFacts:
         intensity: per channel: min, percentile_00_5, median, percentile_99_5, max, mean, std inside the body mask.
         digest: of the voxels.
         not_hounsfield: why a CT channel does not hold Hounsfield units; empty when it does, or there is none.
+        misplaced: how the label's geometry differs from the image's; empty when it does not, or there is no label.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +52,7 @@ class CaseFacts:
     intensity: list[dict[str, float]]
     digest: str
     not_hounsfield: str = ""
+    misplaced: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,41 +107,48 @@ def samples_per_case(cases: int) -> int:
 
 
 def measure_case(
-    case: RawCase, *, reader: type, channel_names: Sequence[str], samples: int, has_classes: bool
+    case: RawCase, *, reader: type, channel_names: Sequence[str], samples: int, named: frozenset[int] | None
 ) -> Measurement:
-    """Measure one case; raises Failure (or a reader's own error) when it is not usable."""
+    """Measure one case; raises Failure (or a reader's own error) when it is not usable.
+
+    Args:
+        case: raw files.
+        reader: nnU-Net's reader class.
+        channel_names: as in dataset.json.
+        samples: intensities to draw.
+        named: label values that dataset.json names; None where it has no classes, so that labels say nothing.
+    """
     data, properties = read_case(case.images, reader(), len(channel_names), check_files=True)
-    header = read_header(case.images[0])
+    headers = [read_header(file) for file in case.images]
     body = body_mask(data, channel_names, properties["spacing"])
-    foreground = _label_foreground(case, reader, data.shape[1:]) if case.label and has_classes else body
+    foreground, misplaced = body, ""
+    if case.label and named is not None:
+        seg, label_properties = reader().read_seg(case.label)
+        misplaced = check_label(seg, label_properties, data.shape[1:], properties, named)
+        foreground = seg[0] > 0
     box = nonzero_box(data)
     rng = np.random.RandomState(1234)  # nnU-Net's seed
     picked = [_draw(channel[box][foreground[box]], samples, rng) for channel in data]
     of_body = picked if foreground is body else [_draw(channel[body], samples, rng) for channel in data]
     ct = [c for c, name in enumerate(channel_names) if name.casefold() == "ct"]
-    troubles = [explain_not_hounsfield(data[c], header.dtype) for c in ct]
+    # one file may hold all channels
+    troubles = [explain_not_hounsfield(data[c], headers[min(c, len(headers) - 1)].dtype) for c in ct]
     facts = CaseFacts(
         shape=tuple(int(n) for n in data.shape[1:]),
         shape_after_crop=tuple(int(b.stop - b.start) for b in box),
         spacing=tuple(float(s) for s in properties["spacing"]),
-        dtype=header.dtype,
-        orientation=header.orientation,
+        dtype=headers[0].dtype,
+        orientation=headers[0].orientation,
         foreground_share=float(body.mean()),
         intensity=[statistics(values) for values in of_body],
         digest=voxel_digest(data),
         not_hounsfield=next((t for t in troubles if t), ""),
+        misplaced=misplaced,
     )
     # a case in other units keeps its place among the cases, but not in the pool's distribution of HU
     nothing = of_body[0][:0]
     histograms = {c: hu_histogram(nothing if trouble else of_body[c]) for c, trouble in zip(ct, troubles)}
     return Measurement(facts, np.stack(picked), histograms)
-
-
-def _label_foreground(case: RawCase, reader: type, shape: Sequence[int]) -> np.ndarray:
-    seg, _ = reader().read_seg(case.label)
-    if seg.shape[1:] != tuple(shape):
-        raise Failure(f"label shape {seg.shape[1:]} differs from image shape {tuple(shape)}")
-    return seg[0] > 0
 
 
 def nonzero_box(data: np.ndarray) -> tuple[slice, ...]:

@@ -39,6 +39,8 @@ def find_outliers(facts: Mapping[str, CaseFacts], channel_names: Sequence[str]) 
     for name, fact in facts.items():
         if fact.not_hounsfield:
             found[name].append(f"no Hounsfield units: {fact.not_hounsfield}")
+        if fact.misplaced:
+            found[name].append(fact.misplaced)
     if len(facts) >= FEWEST:
         names = list(facts)
         spacing = np.array([facts[n].spacing for n in names])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ class nnsslPlanner(ResEncUNetPlanner):
     def plan_experiment(self) -> dict[str, Any]:
         """Make and save the plans; also saves dataset.json (completed) beside them, as nnU-Net expects."""
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), _one_worker_at_least():
             plans = super().plan_experiment()
         log.debug("%s", printed.getvalue())
         # nnU-Net copied the raw dataset.json, which may lack labels or count unusable cases.
@@ -153,6 +154,22 @@ class nnsslPlanner(ResEncUNetPlanner):
         if self.options.encoder:  # timm's backbones are 2D
             plans["configurations"] = {"2d": plans["configurations"]["2d"]}
         save_plans(plans, self.dataset_name, self.required)
+
+
+@contextlib.contextmanager
+def _one_worker_at_least() -> Iterator[None]:
+    """nnU-Net's estimate of memory sets torch to `nnUNet_n_proc_DA` threads, of which 0 is a fit value only elsewhere."""
+    variable, value = "nnUNet_n_proc_DA", os.environ.get("nnUNet_n_proc_DA")
+    if value is None:
+        yield
+        return
+    if not value.strip().isdecimal():
+        raise NnsslError(f"environment variable {variable}={value}: it must be a whole number, for example 8")
+    os.environ[variable] = str(max(1, int(value)))
+    try:
+        yield
+    finally:
+        os.environ[variable] = value
 
 
 def take_over_splits(raw: Path, preprocessed: Path) -> None:
@@ -190,12 +207,29 @@ def save_plans(plans: dict[str, Any], dataset_name: str, required: Sequence[str]
     if target.is_file():
         old, ours = read_json(target), plans["configurations"]
         standard = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
-        ours.update({n: c for n, c in old["configurations"].items() if n not in ours and n not in standard})
+        others = {n: c for n, c in old["configurations"].items() if n not in ours and n not in standard}
+        kept = _with_parents(others, ours)
+        for name in others.keys() - kept.keys():
+            log.warning(
+                "dropped configuration %s of the older plans: it inherits from %s, which these plans do not have",
+                name,
+                others[name]["inherits_from"],
+            )
+        ours.update(kept)
         if "nnssl" in old:
             plans["nnssl"] = old["nnssl"]
             log.info('kept the "nnssl" block of the older plans: %s', old["nnssl"])
     write_json(plans, target)
     log.info("plans: %s", target)
+
+
+def _with_parents(others: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
+    """Configurations whose ancestors are among those that are there, or among themselves."""
+    kept = dict(others)
+    while lost := [n for n, c in kept.items() if (c.get("inherits_from") or n) not in {*kept, *there}]:
+        for name in lost:
+            del kept[name]
+    return kept
 
 
 def describe_plans(plans: dict[str, Any]) -> list[str]:

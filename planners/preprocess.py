@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,15 +27,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnssl.data.body import body_mask
 from nnssl.data.checksums import checksum_of
 from nnssl.data.claims import claim
-from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json
+from nnssl.data.folders import RawCase, is_labelled_dataset, nnunet_folder, raw_cases, read_dataset_json, why_not_as
 from nnssl.data.images import read_case, voxel_digest
 from nnssl.data.memory import check_memory
 from nnssl.data.parallel import Failure
 from nnssl.data.pool import Pool, PoolCase, origin_of, recipe_of, write_pool
-from nnssl.data.store import remove_case, save_case
+from nnssl.data.store import remove_case, remove_other_cases, save_case
 from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
-from nnssl.files import atomic_path, leftovers
+from nnssl.files import leftovers
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +164,19 @@ def _body_positions(mask: np.ndarray, properties: dict[str, Any], shape: Sequenc
     """
     box = properties["bbox_used_for_cropping"]
     cropped = mask[tuple(slice(*b) for b in box)]
-    flat = np.flatnonzero(cropped)
-    if flat.size == 0:
+    counts = np.array([np.count_nonzero(plane) for plane in cropped])
+    size = int(counts.sum())
+    if size == 0:
         return np.empty((0, 3), np.int32)
-    picked = np.random.default_rng(0).choice(flat, min(BODY_POSITIONS, flat.size), replace=False)
-    positions = np.stack(np.unravel_index(np.sort(picked), cropped.shape), axis=1)
+    # a list of all body voxels would be 2 GB for a large CT; numbers in it are drawn instead, and found plane by plane
+    picked = np.sort(np.random.default_rng(0).choice(size, min(BODY_POSITIONS, size), replace=False))
+    before = np.cumsum(counts) - counts
+    planes = np.searchsorted(before + counts, picked, side="right")
+    positions = np.empty((len(picked), 3), np.int64)
+    for z in np.unique(planes):
+        of_plane = planes == z
+        rows, columns = np.divmod(np.flatnonzero(cropped[z])[picked[of_plane] - before[z]], cropped.shape[2])
+        positions[of_plane] = np.stack([np.full_like(rows, z), rows, columns], axis=1)
     scale = np.asarray(shape) / np.asarray(cropped.shape)
     return np.minimum(((positions + 0.5) * scale).astype(np.int32), np.asarray(shape, np.int32) - 1)
 
@@ -243,6 +250,10 @@ def preprocess_cases(
     if shard is not None:
         jobs = shard.mine(jobs)
     records = Records(root, _settings(plans, configuration)["data_identifier"])
+    for name in records.names():  # older versions let these overwrite files of the case without the ending
+        if why_not_as(name):
+            records.forget(name.removesuffix("_seg"))
+            records.forget(name)
     kept = {} if clean else {j: c for j in jobs if (c := records.read(j.case.name, j.key)) is not None}
     todo = [job for job in jobs if job not in kept]
     if kept:
@@ -292,13 +303,9 @@ def preprocess_configuration(
 
 def _remove_others(root: Path, identifier: str, cases: Sequence[PoolCase]) -> None:
     """Delete stored cases that are not among these: nnU-Net trains on whatever lies in the folder."""
-    belong = {(case.folder, case.name) for case in cases}
     for folder in (root / identifier, root / f"{identifier}{UNLABELLED}"):
-        for path in folder.glob("*.b2nd") if folder.is_dir() else ():
-            name = path.name.removesuffix(".b2nd").removesuffix("_seg")
-            if (folder.name, name) not in belong:
-                remove_case(folder / name)
         if folder.is_dir():
+            remove_other_cases(folder, (case.name for case in cases if case.folder == folder.name))
             for half_written in leftovers(folder):
                 half_written.unlink(missing_ok=True)
             if not any(folder.iterdir()):
@@ -334,21 +341,3 @@ def _jobs(
         key = case_key(recipe, source_signature([case], dataset_json), case.label is not None, folder)
         jobs.append(Job(case, root / folder / case.name, key))
     return jobs
-
-
-def copy_ground_truth(dataset_name: str, usable: set[str]) -> int:
-    """Copy the labels to `gt_segmentations`, where nnU-Net's validation looks for them; returns how many there are."""
-    raw = nnunet_folder("nnUNet_raw") / dataset_name
-    target = nnunet_folder("nnUNet_preprocessed") / dataset_name / "gt_segmentations"
-    dataset_json = read_dataset_json(raw / "dataset.json")
-    labelled = [c for c in raw_cases(raw, dataset_json) if c.label and c.name in usable]
-    if not is_labelled_dataset(dataset_json) or not labelled:
-        return 0
-    target.mkdir(parents=True, exist_ok=True)
-    for case in labelled:
-        destination = target / f"{case.name}{dataset_json['file_ending']}"
-        source = Path(str(case.label))
-        if not destination.is_file() or source.stat().st_mtime > destination.stat().st_mtime:
-            with atomic_path(destination) as path:
-                shutil.copyfile(source, path)
-    return len(labelled)

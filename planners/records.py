@@ -39,7 +39,7 @@ class Records:
 
     def lock(self, name: str) -> Path:
         """The claim on a case, see nnssl.data.claims."""
-        return self.claims / name
+        return self.claims / f"{name}.lock"
 
     def read(self, name: str, key: str) -> PoolCase | None:
         """The case as it was stored, or None when it must be preprocessed (again)."""

@@ -81,6 +81,7 @@ def run_claimed_cases(
         left = [left[k] for k, result in sorted(found.items()) if result is None]
         if left:
             log.info("%s: %d case(s) are in other processes' hands; waiting for them", description, len(left))
+            time.sleep(POLL_SECONDS)  # in every round: a claim that can be seen but not taken must not keep a core busy
         while left and all(is_claimed(locks[i]) for i in left):
             time.sleep(POLL_SECONDS)
     return results, failures

@@ -121,6 +121,7 @@ def pretraining(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """The planned datasets with a results folder of the test's own."""
     monkeypatch.setenv("nnUNet_raw", str(planned / "raw"))
     monkeypatch.setenv("nnUNet_preprocessed", str(planned / "preprocessed"))
+    (tmp_path / "results").mkdir(exist_ok=True)
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     monkeypatch.setenv("nnUNet_extTrainer", str(REPOSITORY / "nnssl" / "nnunet_plugin"))
     return planned

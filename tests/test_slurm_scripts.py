@@ -16,17 +16,25 @@ from tests.conftest import REPOSITORY, run_folder
 from tests.trainers.test_pretraining import metrics
 
 SCRIPTS = REPOSITORY / "documentation" / "how-to" / "slurm"
-# starts SLURM_NTASKS copies, hands signals on, and returns the highest exit code: what srun is documented to do
+# starts SLURM_NTASKS copies, hands signals on, ends those that have not left --wait=seconds after the first, and returns
+# the highest exit code: what srun is documented to do
 SRUN = """#!/bin/bash
-while [[ "$1" == --* ]]; do shift; done
+while [[ "$1" == --* ]]; do
+    if [[ "$1" == --wait=* ]]; then limit=${LIMIT:-${1#--wait=}}; fi
+    shift
+done
 tasks=()
+all_run() { for task in "${tasks[@]}"; do kill -0 "$task" 2>/dev/null || return 1; done; }
 for ((i = 0; i < SLURM_NTASKS; i++)); do SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & tasks+=($!); done
 trap 'kill -USR1 "${tasks[@]}" 2>/dev/null' USR1
+(while all_run; do sleep 0.1; done; sleep "${limit:-86400}"; kill "${tasks[@]}") >/dev/null 2>&1 &
+watch=$!
 highest=0
 for task in "${tasks[@]}"; do
     while true; do wait "$task"; code=$?; kill -0 "$task" 2>/dev/null || break; done
     ((code > highest)) && highest=$code
 done
+kill "$watch"
 exit "$highest"
 """
 SCONTROL = '#!/bin/bash\nif [ "$1" = show ]; then echo localhost; else echo "$@" >>"$ASKED"; fi\n'
@@ -85,6 +93,64 @@ def test_the_end_of_a_jobs_time_saves_and_queues_again(script: str, scheduler: P
     saved = torch_files.load(folder / "checkpoint_latest.pth")
     assert (saved["epoch"], saved["step"]) > (0, 0)
     assert len(saved["history"]) == saved["epoch"] == len(metrics(folder))
+
+
+@pytest.mark.parametrize(
+    ("left_with", "code", "again"),
+    [
+        ("0 0", 0, False),
+        ("2 2", 2, False),
+        ("2 3", 2, False),  # one said what must be mended, the other only lost it
+        ("2 KILL", 2, False),
+        ("2 waits", 2, False),  # on a GPU, for the one that has left
+        ("1 3", 1, False),  # not foreseen: a traceback
+        ("3 3", 0, True),
+        ("3 KILL", 0, True),
+        ("3 SEGV", 0, True),
+        ("3 BUS", 0, True),
+        ("3 waits", 0, True),
+        ("138 138", 0, True),
+    ],
+)
+def test_what_is_queued_again(
+    left_with: str, code: int, again: bool, scheduler: Path, nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever srun makes of the codes of its tasks."""
+    pretrain = scheduler.parent / "bin" / "nnssl_pretrain"
+    pretrain.write_text(
+        "#!/bin/bash\nends=($LEFT_WITH)\nend=${ends[$RANK]}\ncase $end in\n"
+        "waits) exec sleep 600 ;;\n[A-Z]*) kill -s $end $$ ;;\n*) exit $end ;;\nesac\n"
+    )
+    pretrain.chmod(0o755)
+    monkeypatch.setenv("LEFT_WITH", left_with)
+    monkeypatch.setenv("LIMIT", "0.2")
+    command = ["bash", str(SCRIPTS / "pretrain.sbatch"), "902"]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == code
+    assert scheduler.exists() == again
+    if again:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "50")
+        scheduler.unlink()
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode > 0
+        assert not scheduler.exists(), "often enough"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code", "again"), [("sys.exit(2)", 2, False), ("os.kill(os.getpid(), 9)", 0, True), ("1 / 0", 1, False)]
+)
+def test_what_is_queued_again_under_torchrun(
+    end: str, code: int, again: bool, scheduler: Path, nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts its processes again three times first, and leaves with 1 whatever they left with."""
+    module = nnunet_folders / "nnssl" / "cli" / "pretrain.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(f"import os, sys\n{end}\n")
+    monkeypatch.chdir(nnunet_folders)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    command = ["bash", str(SCRIPTS / "pretrain_torchrun.sbatch"), "902"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert scheduler.exists() == again, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from nnssl.trainers.run_config import RunConfig, method_config
+from nnssl.trainers.run_config import CONFIG_FORMAT, RunConfig, method_config
 
 from nnssl.data.loader import rank_share
 from nnssl.data.pool import Pool, cases_by_dataset
@@ -94,6 +94,7 @@ def crop_batch(item: Mapping[str, torch.Tensor]) -> CropBatch:
 def describe_run(trainer: nnsslTrainer) -> dict[str, Any]:
     """What config.json says about a run."""
     return {
+        "format": CONFIG_FORMAT,
         "config": trainer.run.model_dump(),
         "dataset": trainer.plans_manager.dataset_name,
         "plans": trainer.plans_manager.plans_name,

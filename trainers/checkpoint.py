@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from nnssl.trainers.checkpoint_checks import DEVICE_SETTINGS, check_checkpoint
 from nnssl.trainers.trouble import Trouble
 
 from nnssl.data.pool import Pool
@@ -75,25 +77,26 @@ def restore(
     pool: Pool,
     device: torch.device,
 ) -> RunState:
-    """Put a checkpoint back; the counterpart of `pack`."""
+    """Put a checkpoint back; the counterpart of `pack`.
+
+    Raises:
+        NnsslError: it is of another pool, or not what `pack` makes. Then nothing has changed.
+    """
     if content.get("pool_signature") != pool.signature:
         raise NnsslError(
             "the preprocessed pool, or the weights of its cases, have changed since this run began, so it cannot be "
             "continued as the same run: start a new one with --name, or restore them"
         )
     with no_surprise("the run's checkpoint"):
+        check_checkpoint(content, method, optimizer, scaler)
         method.load_state_dict(content["method_state"])
         load_optimizer(optimizer, content["optimizer_state"])
-        if scaler is not None and content["scaler_state"] is not None:
+        if scaler is not None and content.get("scaler_state") is not None:
             scaler.load_state_dict(content["scaler_state"])
         sums = {k: v.to(device) for k, v in content["sums"].items()}
         trouble = Trouble.restored(content.get("trouble"), device)
         past = content.get("rate", 1.0), content.get("rollbacks", 0)
         return RunState(content["epoch"], content["step"], sums, list(content["history"]), *past, trouble)
-
-
-DEVICE_SETTINGS = ("fused", "foreach")
-"""Settings of an optimiser's group that belong to the device it runs on, and not to the run."""
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
@@ -117,6 +120,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
                 state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(
                     value
                 )  # fused kernels want one layout
+
+
+def place_of(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Epoch and step within it."""
+    return content.get("epoch", 0), content.get("step", 0)
+
+
+def at_fixed_place(content: Mapping[str, Any]) -> bool:
+    """Whether every run with these settings has a checkpoint there, whatever the clock says and whatever interrupts it.
+
+    These are the start, the end of the first epoch, and that of every `save_every`-th.
+    """
+    epoch, step = place_of(content)
+    return step == 0 and (epoch <= 1 or epoch % content["config"]["save_every"] == 0)
 
 
 def check_format(content: dict[str, Any], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,15 +90,30 @@ def write_snapshot(trainer: nnsslTrainer) -> None:
     step = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
     if step not in trainer.run.snapshots or trainer.local_rank != 0:
         return
-    path = Path(trainer.output_folder) / SNAPSHOTS / f"encoder_step_{step:06d}.pth"
+    path = _snapshot(trainer, step)
 
     def write() -> None:
         path.parent.mkdir(exist_ok=True)
         write_encoder(encoder_of(trainer), path)
 
-    if not path.is_file():  # a run that goes on from an earlier checkpoint comes past here once more
-        say = trainer.print_to_log_file
-        tolerated(lambda: retried(write, say, path, lambda: bool(trainer.stop)), path, say)
+    # a run that has gone back comes past here once more, and with other weights if it is at a lower rate
+    say = trainer.print_to_log_file
+    tolerated(lambda: retried(write, say, path, lambda: bool(trainer.stop)), path, say)
+
+
+def forget_snapshots(trainer: nnsslTrainer) -> None:
+    """Remove the snapshots of steps that lie before a run that has gone back: they are not what it will be there."""
+    if trainer.local_rank != 0:
+        return
+    now = trainer.state.epoch * trainer.num_iterations_per_epoch + trainer.state.step
+    for step in trainer.run.snapshots:
+        if step > now:
+            path = _snapshot(trainer, step)
+            tolerated(partial(path.unlink, missing_ok=True), path, trainer.print_to_log_file)
+
+
+def _snapshot(trainer: nnsslTrainer, step: int) -> Path:
+    return Path(trainer.output_folder) / SNAPSHOTS / f"encoder_step_{step:06d}.pth"
 
 
 def export_safely(trainer: nnsslTrainer) -> list[str]:
@@ -109,7 +125,8 @@ def export_safely(trainer: nnsslTrainer) -> list[str]:
     lines: list[str] = []
     path = Path(trainer.output_folder) / ENCODER
     try:
-        retried(lambda: lines.extend(export_run(trainer)), trainer.print_to_log_file, path)
+        say, hurry = trainer.print_to_log_file, lambda: bool(trainer.stop)
+        retried(lambda: lines.extend(export_run(trainer)), say, path, hurry)
     except OSError as error:
         raise NnsslError(
             f"{explain(error, path)}. The run is finished and saved; mend that, and --c exports it"

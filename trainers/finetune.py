@@ -18,7 +18,7 @@ from nnssl.trainers.averaging import WeightAverage
 from nnssl.trainers.finetune_groups import frozen_part, layered_groups
 from nnssl.trainers.finetune_head import BATCHES, fit_heads
 from nnssl.trainers.finetune_init import brings_decoder, load_into, seen_in_pretraining
-from nnssl.trainers.finetune_settings import settings_from_plans
+from nnssl.trainers.finetune_settings import check_fits, settings_from_plans
 from nnssl.trainers.optimisers import make_optimizer, set_lr
 from nnssl.trainers.pools import fingerprint_of
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -66,7 +66,10 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
 
     def initialize(self) -> None:
         """As nnU-Net; remembers a sample of the fresh weights, to tell later whether any were replaced."""
+        teeth = type(self).stage_of is schedule.finetune_sawtooth
+        check_fits(self.settings, self.num_epochs, None, teeth)
         super().initialize()
+        check_fits(self.settings, self.num_epochs, len(self._unet().encoder.stages), teeth)
         self._initial = {k: v.detach().flatten()[:64].clone() for k, v in self._unet().named_parameters()}
         if self.settings.average:
             self._average = WeightAverage(self._unet(), self.settings.average)

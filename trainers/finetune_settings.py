@@ -82,3 +82,26 @@ def settings_from_plans(plans: Mapping[str, Any]) -> FinetuneSettings:
         raise NnsslError(
             f'"nnssl" block of the plans: {".".join(str(p) for p in first["loc"])}={first["input"]!r}: {first["msg"]}'
         ) from None
+
+
+def check_fits(settings: FinetuneSettings, epochs: int, stages: int | None, sawtooth: bool) -> None:
+    """Refuse settings that a training cannot keep to.
+
+    Args:
+        settings: of the block.
+        epochs: of the training.
+        stages: of the network's encoder; None = not known yet.
+        sawtooth: whether the decoder learns alone first, which takes as long as the ramp.
+
+    Raises:
+        NnsslError: the ramp does not end before the training does, or more stages are to be frozen than there are.
+    """
+    ramp = settings.warmup_epochs or 0.0
+    if ramp and (2 * ramp if sawtooth else ramp) >= epochs:
+        alone = f" and {ramp:g} before it for the decoder alone" if sawtooth else ""
+        raise NnsslError(
+            f"warmup_epochs={ramp:g}: a ramp of {ramp:g} epochs{alone} leaves nothing of a training of {epochs}: "
+            "shorten it (--warmup), or train longer (--epochs)"
+        )
+    if stages is not None and (settings.freeze_stages or 0) > stages:
+        raise NnsslError(f"freeze_stages={settings.freeze_stages}: the encoder has {stages} stages (--freeze-stages)")

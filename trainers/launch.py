@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,16 +18,16 @@ import torch
 from nnssl.trainers.building import refuse_empty_shares
 from nnssl.trainers.methods import trainer_for
 from nnssl.trainers.pretraining import nnsslTrainer
-from nnssl.trainers.process_group import PATIENCE_SECONDS, Place, agree, joined
+from nnssl.trainers.process_group import PATIENCE_SECONDS, Place, agree, by_the_first, joined
 from nnssl.trainers.processes import run_processes
-from nnssl.trainers.run_config import RunConfig, make_run_config, restored_run_config
+from nnssl.trainers.relaunch import Launch, queued_again, refuse_an_empty_disk, this_launch
+from nnssl.trainers.run_config import RunConfig, make_run_config, refuse_newer_config, restored_run_config
 from nnssl.trainers.saving import checkpoint_to_continue, saved_config
 from nnssl.trainers.start import clear_run, refuse_to_overwrite, wait_for_predecessor
-from torch import distributed as dist
 
 from nnssl.data.cpus import usable_cpus
 from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
-from nnssl.errors import NnsslError, did_you_mean
+from nnssl.errors import MissingError, NnsslError, did_you_mean
 from nnssl.transfer.provenance import package_versions
 
 
@@ -51,8 +52,10 @@ class Request:
     debug: bool = False
 
 
-_FREE = {"on_collapse", "workers", "cache"}
-"""Settings that may differ from those a run began with: none changes what a step computes."""
+log = logging.getLogger(__name__)
+
+_FREE = {"on_collapse", "workers", "cache", "readahead", "checkpointing"}
+"""Settings that may differ from those a run began with: none changes the numbers that a step computes."""
 
 Job: TypeAlias = Callable[[Request, RunConfig, torch.device, int], int]
 """What one process does with a request: its settings, the device, and how many processes share this machine."""
@@ -87,13 +90,23 @@ def launch(request: Request, job: Job | None = None) -> int:
     return run_processes(work, request.processes, request.debug)
 
 
-def prepare(request: Request, world: int = 1) -> RunConfig:
-    """Settings of a run in `world` processes, after every check that needs no network."""
+def prepare(request: Request, world: int = 1, again: bool = False) -> RunConfig:
+    """Settings of a run in `world` processes, after every check that needs no network.
+
+    Args:
+        request: what was asked for.
+        world: number of processes.
+        again: these processes, or this job, were started before.
+    """
     run = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
     folder = run_folder(request)
+    if request.resume:
+        refuse_newer_config(folder / "config.json")
     saved = saved_config(folder) if request.resume else None
     if saved is not None:
         run = _continued(run, restored_run_config(saved), request)
+    elif request.resume and (again or queued_again()):
+        refuse_an_empty_disk(folder)
     refuse_empty_shares(run.batch_size, world)
     if request.overwrite:
         wait_for_predecessor(folder)
@@ -123,8 +136,17 @@ def run_folder(request: Request) -> Path:
             f"{did_you_mean(request.configuration, known)} There are: {', '.join(known)}"
         )
     trainer = trainer_for(request.method, request.name).__name__
-    results = nnunet_folder("nnUNet_results", create=True)
+    results = _results_to_continue() if request.resume else nnunet_folder("nnUNet_results", create=True)
     return results / name / f"{trainer}__{request.plans}__{request.configuration}" / f"fold_{fold_of(request.fold)}"
+
+
+def _results_to_continue() -> Path:
+    """nnUNet_results as `--c` needs it: there. Made anew where a disk is not mounted, a run would begin from zero in it."""
+    try:
+        return nnunet_folder("nnUNet_results")
+    except MissingError as error:
+        hint = " --c makes no new one: is its disk mounted?" if os.environ.get("nnUNet_results") else ""
+        raise MissingError(f"{error}.{hint}") from error
 
 
 def fold_of(text: str) -> str | int:
@@ -170,16 +192,15 @@ def train(request: Request, run: RunConfig, device: torch.device, processes: int
     limit_threads(device, processes)
     trainer = make_trainer(request, run, device)
     try:
-        if request.resume and trainer.local_rank == 0:
-            wait_for_predecessor(Path(trainer.output_folder))
+        if request.resume:
+            by_the_first(lambda: wait_for_predecessor(Path(trainer.output_folder)))
         agree({"plans": _digest(trainer.plans_manager.plans)}, "Is nnUNet_preprocessed the same folder for all?")
         trainer.initialize()
     except NnsslError:
         _leave_no_trace(trainer)
         raise
-    if request.overwrite and trainer.local_rank == 0:
-        # not before pools and network are there: settings that they refuse must not cost the old run
-        clear_run(Path(trainer.output_folder), Path(trainer.log_file))
+    started_by = this_launch()
+    by_the_first(lambda: _take_folder(trainer, request, started_by))
     if request.resume:
         found = checkpoint_to_continue(Path(trainer.output_folder), trainer.print_to_log_file)
         if found:
@@ -188,6 +209,17 @@ def train(request: Request, run: RunConfig, device: torch.device, processes: int
     agree(done, "Are nnUNet_preprocessed and nnUNet_results the same folders for all?")
     trainer.run_training()
     return 0
+
+
+def _take_folder(trainer: nnsslTrainer, request: Request, started_by: Launch | None) -> None:
+    """Clear the run's folder if so asked, and say there who trains in it now.
+
+    Not before pools and network are there: settings that they refuse must not cost the old run.
+    """
+    if request.overwrite:
+        clear_run(Path(trainer.output_folder), Path(trainer.log_file))
+    if started_by is not None:
+        started_by.write(Path(trainer.output_folder))
 
 
 def _digest(content: Any) -> str:
@@ -216,32 +248,24 @@ def _one_of_several(request: Request, run: RunConfig | None, device: torch.devic
         agree({"versions": package_versions()}, "Install the same on all machines")
         asked = asdict(replace(request, flags={}, resume=False, overwrite=False)) | dict(request.flags)
         agree({k: str(v) for k, v in asked.items()}, "Start all processes with the same command")
-        if _restarted():
-            request = replace(request, resume=True, overwrite=False)
         if run is None:
-            run = _prepared_by_the_first(request, place)
+            started_by = this_launch()
+            resume, settings = by_the_first(lambda: _prepared_by_the_first(request, place, started_by))
+            run = restored_run_config(settings)
+            request = replace(request, resume=resume, overwrite=request.overwrite and not resume)
         return job(request, run, device, place.local_world)
 
 
-def _prepared_by_the_first(request: Request, place: Place) -> RunConfig:
-    """The settings as the first process finds them, or its error, on all processes."""
-    found: list[Any] = [None, None]
-    if place.rank == 0:
-        try:
-            found[0] = prepare(request, place.world).model_dump()
-        except NnsslError as error:
-            found[1] = str(error)
-    dist.broadcast_object_list(found, src=0)
-    if found[1] is not None:
-        raise NnsslError(found[1])
-    return restored_run_config(found[0])
+def _prepared_by_the_first(request: Request, place: Place, started_by: Launch | None) -> tuple[bool, dict[str, Any]]:
+    """Whether the run goes on, and its settings, as the first process finds them.
 
-
-def _restarted() -> bool:
-    """Whether torchrun has started the processes again (`--max-restarts`), on any machine: then the run goes on."""
-    counts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(counts, int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0))
-    return any(counts)
+    What torchrun has started before goes on, whatever the command says: `--overwrite` was done then.
+    """
+    again = started_by is not None and (started_by.restarts > 0 or started_by.goes_on(run_folder(request)))
+    if again and not request.resume:
+        log.info("torchrun has started this run before: it goes on from its last checkpoint")
+        request = replace(request, resume=True, overwrite=False)
+    return request.resume, prepare(request, place.world, again).model_dump()
 
 
 def _setting(run: RunConfig, key: str) -> Any:

@@ -1,4 +1,4 @@
-"""How much memory a run will need, measured on one crop before it starts."""
+"""How much memory a run will need, measured on one and two crops before it starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from nnssl.trainers.device import without_search
 from nnssl.trainers.executor import out_of_memory, random_crops
 from nnssl.trainers.process_group import processes_here
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -66,15 +67,14 @@ def memory_lines(trainer: nnsslTrainer, batch: int) -> list[str]:
         trainer: its method is on the device, with its executor and checkpointing settled.
         batch: crops at once in this process.
     """
-    fixed = fixed_bytes(trainer)
-    per_crop = crop_bytes(trainer)
-    if per_crop is None:
+    fixed, step = fixed_bytes(trainer), step_bytes(trainer, batch)
+    if step is None:
         return [f"WARNING: one crop alone does not fit into the memory of {trainer.device}: {advice(trainer)}"]
-    total, there = sum(fixed.values()) + batch * per_crop, memory_of(trainer.device, trainer.world_size)
+    total, there = sum(fixed.values()) + step, memory_of(trainer.device, trainer.world_size)
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in fixed.items())
     lines = [
-        f"memory: about {total / GIB:.2f} GiB ({parts}, {batch} x {per_crop / GIB:.3f} for a crop's activations, measured) "
-        f"of {there / GIB:.1f}"
+        f"memory: about {total / GIB:.2f} GiB ({parts}, activations of {batch} crop(s) {step / GIB:.2f}, measured) of "
+        f"{there / GIB:.1f}"
     ]
     if total > 0.95 * there:
         lines.append(f"WARNING: this may not fit into memory: {advice(trainer)}")
@@ -94,23 +94,40 @@ def fixed_bytes(trainer: nnsslTrainer) -> dict[str, int]:
         "optimiser": optimiser,
         "not trained": others,
         "buffers": buffers,
+        "exchange of gradients": learned if trainer.is_ddp else 0,  # the buckets of DDP
     }
     return {name: size for name, size in parts.items() if size or name == "weights"}
 
 
-def crop_bytes(trainer: nnsslTrainer) -> int | None:
-    """Peak of a forward and backward pass on one crop, without gradients of weights; None if it does not fit.
+def step_bytes(trainer: nnsslTrainer, batch: int) -> int | None:
+    """What a forward and backward pass takes beyond the gradients of the weights, which are counted by themselves.
+
+    The peak grows by the same amount with every crop, so two measurements tell it for any batch. It mostly comes before
+    there are many gradients, so what it leaves for them is not counted twice; only with `accumulate` all are there from the
+    second part on. None if not even one crop fits.
+    """
+    one = peak_bytes(trainer, 1)
+    if one is None:
+        return None
+    two = peak_bytes(trainer, 2) if batch > 1 else one
+    peak = one + (batch - 1) * (one if two is None else max(two - one, 0))
+    if trainer.run.accumulate > 1:
+        return peak
+    return max(peak - sum(p.numel() * p.element_size() for p in trainer.method.parameters() if p.requires_grad), 0)
+
+
+def peak_bytes(trainer: nnsslTrainer, batch: int) -> int | None:
+    """Most bytes at one time in a forward and backward pass, with the gradients that there are then; None if too many.
 
     Done on a copy of the method, so that nothing is left behind.
     """
     device = trainer.device
     method = copy.deepcopy(trainer.method).train()
     method.assign_ranks(Ranks())  # alone: nothing is asked of the other processes
-    gradients = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     cuda = device.type == "cuda"
     try:
-        with torch.random.fork_rng(devices=[device] if cuda else []):
-            crops = random_crops(method, 1, device, method.wants_partner)
+        with torch.random.fork_rng(devices=[device] if cuda else []), without_search() if cuda else nullcontext():
+            crops = random_crops(method, batch, device, method.wants_partner)
             live = LiveMemory()
             if cuda:  # its allocator knows better, and knows what libraries take
                 before = torch.cuda.memory_allocated(device)
@@ -121,7 +138,7 @@ def crop_bytes(trainer: nnsslTrainer) -> int | None:
                 with trainer._autocast():
                     total = method(views).total
                 total.backward()
-        peak = torch.cuda.max_memory_allocated(device) - before if cuda else live.peak
+        return int(torch.cuda.max_memory_allocated(device) - before if cuda else live.peak)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -131,7 +148,6 @@ def crop_bytes(trainer: nnsslTrainer) -> int | None:
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-    return max(int(peak) - gradients, 0)
 
 
 def memory_of(device: torch.device, processes: int) -> int:
@@ -143,15 +159,17 @@ def memory_of(device: torch.device, processes: int) -> int:
 
 
 def advice(trainer: nnsslTrainer) -> str:
-    """What to change, the cheapest first."""
+    """What to change, the cheapest first; a continued run may only change what its numbers do not depend on."""
     run, ways = trainer.run, list[str]()
-    if hasattr(trainer.method, "use_executor") and run.executor != "tiles":
+    batch, free = (run.batch_size or 1) // trainer.world_size, not trainer._continuing
+    if free and hasattr(trainer.method, "use_executor") and run.executor != "tiles":
         ways.append("--executor tiles")
-    batch = (run.batch_size or 1) // trainer.world_size
-    if trainer.method.crops_alone and run.accumulate < batch:
+    if free and trainer.method.crops_alone and run.accumulate < batch:
         ways.append(f"--set accumulate={min(2 * run.accumulate, batch)}")
     if not run.checkpointing:
         ways.append("--set checkpointing=true")
-    if batch > 1:
+    if free and batch > 1:
         ways.append(f"--batch-size {max(1, batch // 2) * trainer.world_size}")
-    return "try " + ", or ".join(ways) if ways else "plan with a smaller patch (nnssl_plan_and_preprocess --size)"
+    if ways:
+        return "try " + ", or ".join(ways)
+    return "plan with a smaller patch (nnssl_plan_and_preprocess --size)" if free else "continue on a larger device"

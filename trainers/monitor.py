@@ -6,9 +6,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nnssl.trainers.saving import tolerated
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from nnssl.files import atomic_path
 
 log = logging.getLogger(__name__)
+Batch = TypeVar("Batch")
 
 
 class Monitor:
@@ -57,6 +58,7 @@ class Monitor:
 
     def _start_epoch(self) -> None:
         self._begin, self._wait, self._steps = time.perf_counter(), 0.0, 0
+        self._val_begin, self._val_wait = self._begin, 0.0
 
     def step(self, waited: float) -> None:
         """Count a step that waited `waited` seconds for its data."""
@@ -82,15 +84,29 @@ class Monitor:
             "data_wait": round(self._wait / seconds, 4),
         }
 
+    def validation(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; the validation begins with the first, and the waiting for each is counted."""
+        asked = self._val_begin = time.perf_counter()
+        for batch in batches:
+            self._val_wait += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
+
+    def validation_rates(self) -> dict[str, float]:
+        """Share of the validation's time spent waiting for data; to be asked right after it."""
+        seconds = max(time.perf_counter() - self._val_begin, 1e-9)
+        return {"val_data_wait": round(self._val_wait / seconds, 4)}
+
     def epoch(self, row: Mapping[str, Any], history: Sequence[Mapping[str, Any]], epochs: int) -> str:
         """Show an epoch's row, rewrite metrics.jsonl and (now and then) progress.png; returns the line for the log."""
         self._start_epoch()
         left = sum(r["seconds"] for r in history[-10:]) / len(history[-10:]) * (epochs - len(history))
         self._losses = f", loss {row['train_loss']:.4f}, validation {row['val_loss']:.4f}"
-        empty = row.get("empty_crops", 0.0)
+        empty, waited = row.get("empty_crops", 0.0), row.get("val_data_wait")
         line = (
             f"epoch {row['epoch'] + 1}/{epochs}  loss {row['train_loss']:.4f}  val {row['val_loss']:.4f}  "
-            f"lr {row['lr']:.2e}  {row['samples_per_s']:.1f} samples/s  waiting for data {100 * row['data_wait']:.0f} %  "
+            f"lr {row['lr']:.2e}  {row['samples_per_s']:.1f} samples/s  waiting for data {100 * row['data_wait']:.0f} %"
+            f"{f' (validation {100 * waited:.0f} %)' if waited is not None else ''}  "
             f"{f'empty crops {100 * empty:.1f} %  ' if empty else ''}{duration(left)} left"
         )
         if not self.enabled:

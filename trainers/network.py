@@ -40,7 +40,7 @@ def prepare_network(trainer: nnsslTrainer) -> list[str]:
     if run.checkpointing:
         lines.append(f"checkpointing: {checkpoint_stages(method)} stages are computed again for the backward pass")
     lines += settle_executor(trainer)
-    lines += check_convolutions(method, trainer.device, trainer.precision, micro_batch(trainer))
+    lines += check_convolutions(method, trainer.device, trainer.precision, micro_batch(trainer), trainer._autocast())
     lines += memory_lines(trainer, micro_batch(trainer))
     # torch has none for a CPU; heads see all processes' rows anyway
     if trainer.is_ddp and trainer.device.type == "cuda":

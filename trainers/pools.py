@@ -95,6 +95,12 @@ def fingerprint_of(dataset: str) -> dict[str, Any] | None:
 def _datasets(trainer: nnsslTrainer) -> list[Planned]:
     """The run's own dataset and those that come with it, planned alike."""
     plans, configuration = trainer.plans_manager.plans, trainer.configuration_manager.configuration
+    if configuration.get("previous_stage"):
+        raise NnsslError(
+            f"{trainer.configuration_name} is the second stage of a cascade, which also sees the first one's segmentations: "
+            "pretrain 3d_fullres and use it for the cascade (nnssl_export or nnssl_plan_finetune with -c "
+            f"{trainer.configuration_name})"
+        )
     found = [Planned(trainer.plans_manager.dataset_name, plans, configuration, trainer.dataset_json)]
     for text in trainer.run.with_datasets:
         name = resolve_dataset(text, "nnUNet_preprocessed")

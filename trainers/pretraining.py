@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from nnssl.trainers.building import (
     refuse_empty_shares,
 )
 from nnssl.trainers.checkpoint import FINAL, LATEST, RunState
+from nnssl.trainers.device import prepare_device
 from nnssl.trainers.empty_crops import empty_advice, intensity_scales
 from nnssl.trainers.export import export_safely, write_snapshot
 from nnssl.trainers.log_file import LogFile
@@ -50,8 +51,8 @@ from torch import distributed as dist
 
 from nnssl.data.cache import CaseCache, make_cache
 from nnssl.data.checksums import FirstReads
-from nnssl.data.cpus import usable_cpus
-from nnssl.data.loader import CropDataset, crop_loader, rank_share
+from nnssl.data.cpus import default_readers
+from nnssl.data.loader import CropDataset, EpochsDataset, NumberedBatches, crop_loader, rank_share
 from nnssl.data.pool import Pool
 from nnssl.data.sampling import TRAINING, VALIDATION, CropSampler
 from nnssl.methods import CropBatch, Method
@@ -109,6 +110,7 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
         assert self.run.batch_size is not None  # resolved
         refuse_empty_shares(self.run.batch_size, self.world_size)
         self.precision = settle_precision(self.run.precision, self.device)
+        prepare_device(self.device)
         self.grad_scaler = loss_scaler(self.precision, self.device)
         self.pools = read_run_pools(self)
         self.train_pool, self.val_pool = self.pools.training, self.pools.validation
@@ -152,20 +154,36 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
         here = processes_here(self.world_size)
         return make_cache(run.cache, self.train_pool, self.num_input_channels, size, crops, here)
 
-    def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Iterator[CropBatch]:
+    def _dataset(self, pool: Pool, stream: int) -> CropDataset:
         two_d = len(self.method.read_size()) == 2
         batch_size = self.run.batch_size or 1
         share = rank_share(batch_size, self.local_rank, self.world_size)
         partners, sampler = self.method.wants_partner, self.sampler(pool, stream)
-        reading = (self.cache, self.first_reads, self.run.readahead)
-        dataset = CropDataset(pool, sampler, batch_size, share, two_d, partners, *reading)
-        for item in crop_loader(dataset, steps, workers, pin=self.device.type == "cuda"):
+        return CropDataset(pool, sampler, batch_size, share, two_d, partners, self.cache, self.first_reads)
+
+    def _read(self, dataset: NumberedBatches, numbers: range, workers: int) -> Generator[CropBatch]:
+        pin = self.device.type == "cuda"
+        for item in crop_loader(dataset, numbers, workers, pin, self.run.readahead):
             yield crop_batch(item).to(self.device)
+
+    def _loader(self, pool: Pool, stream: int, steps: range, workers: int) -> Generator[CropBatch]:
+        return self._read(self._dataset(pool, stream), steps, workers)
+
+    def _batches_left(self) -> Generator[CropBatch]:
+        """What is left of the run: the batches of an epoch, behind them the validation's, and so on."""
+        dataset = EpochsDataset(
+            self._dataset(self.train_pool, TRAINING),
+            self._dataset(self.val_pool, VALIDATION),
+            self.num_iterations_per_epoch,
+            self.run.val_iterations,
+        )
+        numbers = range(dataset.number(self.state.epoch, self.state.step), dataset.number(self.num_epochs, 0))
+        return self._read(dataset, numbers, self._workers())
 
     def _workers(self) -> int:
         if self.run.workers is not None:
             return self.run.workers
-        return max(1, min(8, usable_cpus() // processes_here(self.world_size) - 1))
+        return default_readers(processes_here(self.world_size))
 
     # ---------------------------------------------------------------- the loop
 
@@ -183,7 +201,7 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
                         self._train(stop)
                     except RollBack as trouble:
                         roll_back(self, trouble)
-            self.on_train_end()
+                self.on_train_end()  # a signal now: the export takes seconds, and is finished
 
     def _train(self, stop: StopRequest) -> None:
         """The epochs that are left."""
@@ -197,19 +215,19 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
             self.local_rank == 0,
             self.print_to_log_file,
         )
-        batches = self._loader(self.train_pool, TRAINING, range(done, total), self._workers())
+        batches = self._batches_left()
         write_snapshot(self)
         try:
             if self.resumed or self.state.rollbacks:
                 monitor.begin_with(self.state.history)  # rows of epochs that will be done again are no longer true
-            elif not done:
+            elif not done and self.local_rank == 0:
                 self.first = first_content(self)
             while self.state.epoch < self.num_epochs:
                 self._train_epoch(batches, monitor, stop)
-                self._finish_epoch(monitor)
+                self._finish_epoch(batches, monitor)
         finally:
             monitor.close()
-            batches.close()  # type: ignore[attr-defined]  # ends the reading processes
+            batches.close()  # ends the reading processes
 
     def _train_epoch(self, batches: Iterator[CropBatch], monitor: Monitor, stop: StopRequest) -> None:
         self.method.train()
@@ -225,12 +243,16 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
                 self._leave(stop)
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Mean losses over the same crops, views and masks every time."""
+    def validate(self, batches: Iterator[CropBatch] | None = None) -> dict[str, float]:
+        """Mean losses over the same crops, views and masks every time.
+
+        Args:
+            batches: where those of the validation come next; None = they are read here.
+        """
         self.method.eval()
         sums: dict[str, torch.Tensor] = {}
         steps = range(self.run.val_iterations)
-        for step, batch in zip(steps, self._loader(self.val_pool, VALIDATION, steps, workers=0)):
+        for step, batch in zip(steps, batches or self._loader(self.val_pool, VALIDATION, steps, workers=0)):
             with self._autocast():
                 losses = self.method(self._views(batch, VALIDATION, step))
             for name, value in {"loss": losses.total, **losses.terms}.items():
@@ -252,16 +274,19 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
 
     # ---------------------------------------------------------------- epochs, saving, leaving
 
-    def _finish_epoch(self, monitor: Monitor) -> None:
+    def _finish_epoch(self, batches: Iterator[CropBatch], monitor: Monitor) -> None:
         rates = monitor.rates()
         skipped = round(float(self.state.sums.pop(SKIPPED, torch.zeros(()))))
+        means = self._means(self.state.sums, self.num_iterations_per_epoch - skipped)
+        validation = self.validate(monitor.validation(batches))
+        rates |= monitor.validation_rates()
         row: dict[str, Any] = {
             "epoch": self.state.epoch,
             "steps": (self.state.epoch + 1) * self.num_iterations_per_epoch,
-            **self._means(self.state.sums, self.num_iterations_per_epoch - skipped),
+            **means,
             SKIPPED: skipped,
             "lr": self.optimizer.param_groups[0]["lr"],
-            **self.validate(),
+            **validation,
             **self.method.diagnostics(),
             **rates,
             "seconds": monitor.seconds(),

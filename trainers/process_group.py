@@ -9,21 +9,23 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
 
-from nnssl.errors import NnsslError
+from nnssl.disk import user_error
+from nnssl.errors import USER_ERROR, NnsslError
 
 PATIENCE_SECONDS = 600.0
 """How long a process waits for the others unless `--rank-timeout` says otherwise: longer than a first compilation and than
 writing a checkpoint to a slow folder."""
 REASON_SECONDS = 1.0
+T = TypeVar("T")
 _REASON = "reason"
 _SIGNS = ("third_party/gloo", "nccl", "connection reset by peer", "connection closed by peer")
 
@@ -107,6 +109,8 @@ def processes_here(world: int) -> int:
 def joined(place: Place, device: torch.device, patience: float) -> Iterator[None]:
     """Be one of several processes while inside; errors are said by one process, others leave with the same exit code.
 
+    A disk's error is one to mend, as in a command of one process.
+
     Args:
         place: this process.
         device: of the training. Small talk of the processes goes by gloo in any case, so that it never waits for a GPU.
@@ -114,6 +118,7 @@ def joined(place: Place, device: torch.device, patience: float) -> Iterator[None
 
     Raises:
         LostContact: another process is gone or does not answer. What was saved is valid.
+        NnsslError: the disk is full, read-only, forbidden or silent.
     """
     limit = timedelta(seconds=patience)
     try:
@@ -129,27 +134,57 @@ def joined(place: Place, device: torch.device, patience: float) -> Iterator[None
         ) from error
     try:
         yield
-    except NnsslError as error:
-        _say_once(store, error)
-        _linger(place, device)
-        raise
     except SystemExit:  # stopped on request, all together
         dist.destroy_process_group()
         raise
-    except RuntimeError as error:
-        if not _is_loss(error):
+    except Exception as error:
+        if _is_loss(error):
+            time.sleep(REASON_SECONDS)  # who left with a reason is just saying it
+            if (code := _reason(store)) is not None:
+                raise SystemExit(code) from error
+            known: NnsslError | None = LostContact(
+                f"process {place.rank} of {place.world} lost contact with the others: one of them ended, or did not answer "
+                f"within {patience:g} s ({_short(error)}). The checkpoints are valid: the same command with --c goes on"
+            )
+        else:
+            known = user_error(error)
+        if known is None:
             raise
-        lost = LostContact(
-            f"process {place.rank} of {place.world} lost contact with the others: one of them ended, or did not answer "
-            f"within {patience:g} s ({_short(error)}). The checkpoints are valid: the same command with --c goes on"
-        )
-        time.sleep(REASON_SECONDS)  # who left with a reason is just saying it
-        if (code := _reason(store)) is not None:
-            raise SystemExit(code) from error
-        _say_once(store, lost)
+        _say_once(store, known)
         _linger(place, device)
-        raise lost from error
+        if known is error:
+            raise
+        raise known from error
     dist.destroy_process_group()
+
+
+def by_the_first(work: Callable[[], T]) -> T:
+    """What process 0 makes of `work`, which it alone does; `work()` where there are not several processes.
+
+    An error that a user can mend is raised on all of them: none begins to compute, where a GPU would make it wait for one
+    that has left.
+
+    Args:
+        work: returns something that can be pickled.
+
+    Raises:
+        NnsslError: the error of process 0.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return work()
+    found: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            found[0] = work()
+        except Exception as error:
+            known = user_error(error)
+            if known is None or known.exit_code != USER_ERROR:
+                raise
+            found[1] = str(known)
+    dist.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise NnsslError(found[1])
+    return found[0]
 
 
 def agree(facts: Mapping[str, Any], advice: str) -> None:
@@ -206,10 +241,10 @@ class LaggingVote:
         return answer
 
 
-def _is_loss(error: RuntimeError) -> bool:
+def _is_loss(error: Exception) -> bool:
     """torch has no class of its own for a peer that is gone: gloo raises a bare RuntimeError, also inside of backward."""
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(sign in text for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or any(s in text for s in _SIGNS))
 
 
 def _short(error: BaseException) -> str:

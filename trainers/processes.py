@@ -21,7 +21,8 @@ from nnssl.trainers.process_group import LostContact
 from nnssl.trainers.stopping import SIGNALS
 from torch import distributed as dist
 
-from nnssl.errors import USER_ERROR, NnsslError
+from nnssl.disk import user_error
+from nnssl.errors import USER_ERROR
 
 GRACE_SECONDS = 30.0
 """What the others have to leave by themselves after one has failed; then they are killed: they may wait in a GPU's queue."""
@@ -136,11 +137,14 @@ def _one(work: Callable[[], int], rank: int, count: int, port: int, debug: bool)
         code = work()
     except LostContact as error:
         code = error.exit_code  # the command sees who died and says so
-    except NnsslError as error:
+    except Exception as error:
+        known = user_error(error)
+        if known is None:
+            raise
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  the command only sees an exit code
-        code = _SAID if error.exit_code == LostContact.exit_code else error.exit_code
+        print(f"error: {known}", file=sys.stderr)  # noqa: T201  the command only sees an exit code
+        code = _SAID if known.exit_code == LostContact.exit_code else known.exit_code
     sys.exit(code)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from nnssl.trainers.checkpoint import LATEST, PREVIOUS, restore
-from nnssl.trainers.saving import read_checkpoint
+from nnssl.trainers.checkpoint import LATEST, restore
+from nnssl.trainers.export import forget_snapshots
+from nnssl.trainers.reading_once import read_once, with_tensors
+from nnssl.trainers.rotation import ways_back
+from nnssl.trainers.saving import put_damaged_aside, read_checkpoint
 from nnssl.trainers.step import SKIPPED
 from nnssl.trainers.trouble import RollBack, all_finite
 
@@ -23,6 +25,8 @@ SLOWER = 0.5
 """Factor on the learning rate after a roll-back."""
 MOST = 2
 """Roll-backs of a run, then it stops."""
+START = "the start"
+"""What a roll-back calls the untrained run."""
 SICK_EPOCHS = 3
 """Epochs in a row whose health must be bad before `on_collapse=stop` stops a run."""
 
@@ -57,25 +61,16 @@ def _cases_of(trainer: nnsslTrainer, step: int) -> list[str]:
 
 def first_content(trainer: nnsslTrainer) -> dict[str, Any]:
     """The untrained run, kept in memory until there is a checkpoint to go back to."""
-    return _copied(trainer.checkpoint_content())
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, list) else value
+    return with_tensors(trainer.checkpoint_content(), lambda tensor: tensor.detach().to("cpu", copy=True))
 
 
 def roll_back(trainer: nnsslTrainer, trouble: RollBack) -> None:
-    """Put the last good checkpoint back, or the start where there is none yet, and go on at a lower rate.
+    """Put the checkpoint of the last fixed place back, or the start where there is none yet, and go on at a lower rate.
 
     Raises:
         NnsslError: that has been done often enough.
     """
     done, rate = trainer.state.rollbacks, trainer.state.rate * SLOWER
-    folder = Path(trainer.output_folder)
     say = trainer.print_to_log_file
     if done >= MOST:
         raise NnsslError(
@@ -83,24 +78,35 @@ def roll_back(trainer: nnsslTrainer, trouble: RollBack) -> None:
             f"{MOST} times. Look at the images of these cases; else start again with a lower --lr (it was "
             f"{trainer.run.lr:g}), a lower --set clip or --set precision=float32, and --overwrite or --name"
         )
-    latest = [folder / name for name in (LATEST, PREVIOUS) if (folder / name).is_file()]
-    if latest and not trainer.disable_checkpointing:
-        content, where = read_checkpoint(latest[0], say)
-    elif trainer.first is not None:
-        content, where = trainer.first, Path("the start")
-    else:
-        raise NnsslError(f"pretraining stopped: {trouble}. There is no checkpoint to go back to")
+    content, where = read_once(lambda: _place_to_go_back_to(trainer, trouble), trainer.device)
     trainer.state = restore(
         content, trainer.method, trainer.optimizer, trainer.grad_scaler, trainer.train_pool, trainer.device
     )
     trainer.state.rate, trainer.state.rollbacks = rate, done + 1
     trainer.current_epoch = trainer.state.epoch
     say(
-        f"WARNING: {trouble}. Going back to {where.name} (epoch {trainer.state.epoch + 1}, step {trainer.state.step}); "
+        f"WARNING: {trouble}. Going back to {where} (epoch {trainer.state.epoch + 1}, step {trainer.state.step}); "
         f"the learning rate is {rate:g} of what was asked for from here on"
     )
-    if latest:
-        trainer.save_checkpoint(str(folder / LATEST), must=False)
+    if where != START:
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / LATEST), must=False)
+    forget_snapshots(trainer)
+
+
+def _place_to_go_back_to(trainer: nnsslTrainer, trouble: RollBack) -> tuple[dict[str, Any], str]:
+    """Content of the checkpoint from the last fixed place, which is the same however often the run was interrupted.
+
+    Asked of the first process only: what another one sees of a network folder may be older.
+    """
+    if trainer.first is not None:
+        return trainer.first, START
+    folder, say = Path(trainer.output_folder), trainer.print_to_log_file
+    names = [] if trainer.disable_checkpointing else ways_back(folder, (trainer.state.epoch, trainer.state.step))
+    if not names:
+        raise NnsslError(f"pretraining stopped: {trouble}. There is no checkpoint to go back to")
+    content, found = read_checkpoint(folder / names[0], say, names)
+    put_damaged_aside(found, say, names)
+    return content, found.name
 
 
 def check_health(trainer: nnsslTrainer) -> None:

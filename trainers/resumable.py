@@ -51,7 +51,11 @@ class Resumable:
             NnsslError: it could not be written, and must be or could not several times.
         """
         if self.local_rank == 0 and not self.disable_checkpointing:
-            written = self.keeper.save(self.checkpoint_content(), Path(filename), must)
+            content = self.checkpoint_content()
+            if self.first is not None and not checkpoints.at_fixed_place(content) and not self.keeper.failures:
+                # a signal in the first epoch: what a roll-back goes to must be there after --c, too
+                self.keeper.save(self.first, Path(filename).with_name(checkpoints.LATEST), must=False)
+            written = self.keeper.save(content, Path(filename), must)
             self.first = None if written else self.first
         self._last_save = time.monotonic()
 

@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.data.weights import Balance
 from nnssl.errors import MissingError, NnsslError, did_you_mean
-from nnssl.files import read_yaml
+from nnssl.files import check_number, parse_yaml, read_json, read_yaml
 from nnssl.methods import Method, get_method
 from nnssl.methods.base import OptimizerName
 
+CONFIG_FORMAT = 1
+"""Of config.json."""
 LONGEST = 200
 """Letters of a value or a parser's words in a message."""
 
@@ -54,7 +56,7 @@ class RunConfig(BaseModel):
     workers: int | None = Field(None, ge=0, description="reading processes per GPU; default: from the processors")
     save_every: int = Field(10, ge=1, description="epochs between checkpoints")
     executor: Literal["auto", "tiles", "dense"] = Field(
-        "dense", description="how a sparse encoder is computed; auto measures which way is faster"
+        "auto", description="how a sparse encoder is computed; auto measures which way is faster"
     )
     precision: Precision = Field("auto", description="of convolutions: bfloat16 or float16 on a GPU, float32 elsewhere")
     memory_format: MemoryFormat = Field("auto", description="order of weights in memory: channels_last on a GPU")
@@ -215,6 +217,16 @@ def restored_run_config(saved: Mapping[str, Any]) -> RunConfig:
     return _validated(RunConfig, saved)
 
 
+def refuse_newer_config(path: Path) -> None:
+    """Refuse a config.json whose settings may mean something that this version does not know.
+
+    Raises:
+        NnsslError: it has a newer format.
+    """
+    if path.is_file():
+        check_number(read_json(path), "format", CONFIG_FORMAT, path)
+
+
 def _from_file(file: Path | None) -> list[tuple[str, Any]]:
     if file is None:
         return []
@@ -230,7 +242,7 @@ def _from_text(text: str) -> tuple[str, Any]:
     if "," in value and not value.lstrip().startswith("["):
         value = f"[{value}]"
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), parse_yaml(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise NnsslError(f"--set {_shown(text)}: the value cannot be read") from error
 

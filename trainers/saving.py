@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnssl.trainers.checkpoint import DAMAGED, FINAL, LATEST, PREVIOUS, check_format
+from nnssl.trainers.rotation import SPARE, make_way, settle
 
 from nnssl.disk import disk_error, explain, retried
 from nnssl.errors import MissingError, NnsslError
@@ -21,47 +22,54 @@ ORDER = (FINAL, LATEST, PREVIOUS)
 """Where a continuation looks first."""
 FAILURES = 3
 """Checkpoints in a row that may fail before the run stops."""
+READ_WAITS = (1.0, 2.0, 4.0)
+"""Seconds before each further try to read a checkpoint that the disk does not give."""
 
 Say = Callable[[str], None]
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write, flush and read back under a temporary name; then the last one becomes the previous, and this one the last.
+    """Write, flush and read back under a temporary name; then this one becomes the last, and the last one the previous.
+
+    Once there are two, there are two different whole ones at every moment; `rotation` has the order and its repair.
 
     Raises:
         OSError, RuntimeError: the disk is in the way; what was there before is still there.
     """
-    with atomic_path(path, make_folder=False) as temporary:
-        with temporary.open("wb") as file:
-            torch_files.write(content, file)
-            file.flush()
-            os.fsync(file.fileno())  # a disk may notice here that it is full, and then the others keep their names
-        try:
-            torch_files.verify(temporary)
-        except NnsslError as error:  # the disk took it without a word and gives something else back
-            raise OSError(errno.EIO, str(error), str(path)) from error
-        if path.name == LATEST and path.is_file():
-            _keep_as_previous(path)
+    settle(path.parent)
+    try:
+        with atomic_path(path, make_folder=False) as temporary:
+            with temporary.open("wb") as file:
+                torch_files.write(content, file)
+                file.flush()
+                os.fsync(file.fileno())  # a disk may notice here that it is full, and then the others keep their names
+                _forget_cached(file.fileno())
+            try:
+                torch_files.verify(temporary)
+            except NnsslError as error:  # the disk took it without a word and gives something else back
+                raise OSError(errno.EIO, str(error), str(path)) from error
+            if path.name == LATEST and path.is_file():
+                make_way(path)
+    finally:
+        with contextlib.suppress(OSError):  # the next one comes to it again, and so does the next start
+            settle(path.parent)
     flush_folder(path.parent)
 
 
-def _keep_as_previous(latest: Path) -> None:
-    """Give the last checkpoint its second name before a new one takes the first: there is no moment without a last one."""
-    spare = latest.with_name(f".{PREVIOUS}.tmp")
-    try:
-        spare.unlink(missing_ok=True)
-        os.link(latest, spare)
-        spare.replace(latest.with_name(PREVIOUS))
-    except OSError:  # a file system without hard links; between two renames there is only the previous one
-        latest.replace(latest.with_name(PREVIOUS))
+def _forget_cached(handle: int) -> None:
+    """Let the system forget a file's bytes, which are on the disk: what is read next comes from there, not from memory."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # advice; some file systems take none
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read_checkpoint(path: Path, say: Say) -> tuple[dict[str, Any], Path]:
-    """Read a checkpoint, or where it is damaged or missing the one before; says so.
+def read_checkpoint(path: Path, say: Say, others: Sequence[str] = ORDER) -> tuple[dict[str, Any], Path]:
+    """Read a checkpoint, or where it is damaged, unreadable or missing the one before; says so.
 
     Args:
-        path: the checkpoint to read, `ORDER` names those that follow.
+        path: the checkpoint to read.
         say: takes lines for the log.
+        others: names of a run's checkpoints; those behind `path` follow it.
 
     Returns:
         The content and where it was found.
@@ -69,19 +77,20 @@ def read_checkpoint(path: Path, say: Say) -> tuple[dict[str, Any], Path]:
     Raises:
         NnsslError: none is whole; or what was found is whole and of another kind, a newer version's for example.
     """
-    names = ORDER[ORDER.index(path.name) :] if path.name in ORDER else (path.name,)
+    names = others[others.index(path.name) :] if path.name in others else (path.name,)
     broken: list[str] = []
+    silent = False
     for candidate in (path.with_name(name) for name in names):
         if not candidate.is_file():
             if candidate == path:
                 broken.append(f"{path} does not exist")
             continue
         try:
-            torch_files.verify(candidate)
-        except NnsslError as error:
+            content = _read(candidate, say)
+        except _Broken as error:
             broken.append(str(error))
+            silent = silent or isinstance(error.__cause__, OSError)
             continue
-        content = torch_files.load(candidate)
         check_format(content, str(candidate))
         if broken:
             say(
@@ -90,15 +99,40 @@ def read_checkpoint(path: Path, say: Say) -> tuple[dict[str, Any], Path]:
         return content, candidate
     if len(broken) == 1 and not path.exists():
         raise MissingError(broken[0])
+    mend = "Put a copy back, or start the run again with --overwrite"
     raise NnsslError(
-        f"there is no whole checkpoint to continue from: {'; '.join(broken)}. Put a copy back, or start the run again "
-        "with --overwrite"
+        f"there is no whole checkpoint to continue from: {'; '.join(broken)}. "
+        + ("Look after the disk, and try --c again" if silent else mend)
     )
 
 
-def put_damaged_aside(found: Path, say: Say) -> None:
-    """After a fallback: a damaged checkpoint must not become the previous one of the next."""
-    for name in ORDER[: ORDER.index(found.name)] if found.name in ORDER else ():
+class _Broken(Exception):
+    """A checkpoint is damaged, or the disk does not give it; the cause is the disk's error then."""
+
+
+def _read(path: Path, say: Say) -> dict[str, Any]:
+    """Content of a checkpoint whose every byte has been compared with the checksums."""
+    try:
+        retried(lambda: torch_files.verify(path), say, path, waits=READ_WAITS)
+    except NnsslError as error:
+        raise _Broken(str(error)) from None
+    except OSError as error:
+        raise _Broken(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        return torch_files.load(path)
+    except OSError as error:
+        raise _Broken(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def put_damaged_aside(found: Path, say: Say, others: Sequence[str] = ORDER) -> None:
+    """After a fallback: a damaged checkpoint must not become the previous one of the next.
+
+    Args:
+        found: what `read_checkpoint` found.
+        say: takes lines for the log.
+        others: as `read_checkpoint` got them.
+    """
+    for name in others[: others.index(found.name)] if found.name in others else ():
         damaged = found.with_name(name)
         if damaged.is_file():
             damaged.replace(found.with_name(DAMAGED))
@@ -130,16 +164,19 @@ def checkpoint_to_continue(folder: Path, say: Say) -> Path | None:
 
 def remove_finished(folder: Path) -> None:
     """Once the results are there the final checkpoint is enough."""
-    for name in (LATEST, PREVIOUS, DAMAGED):
+    for name in (LATEST, PREVIOUS, SPARE, DAMAGED):
         with contextlib.suppress(OSError):  # they are in nobody's way
             (folder / name).unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written; the caller holds the folder's lock, so nobody is writing."""
+    """Finish or remove what a killed process left half-done; the caller holds the folder's lock, so nobody is writing."""
+    with contextlib.suppress(OSError):  # another attempt comes with the next checkpoint
+        settle(folder)
     for path in (p for place in (folder, folder / "snapshots") if place.is_dir() for p in leftovers(place)):
         with contextlib.suppress(OSError):  # another attempt comes with the next start
-            path.unlink()
+            if path.name != SPARE:  # it is a whole checkpoint
+                path.unlink()
 
 
 class Keeper:
@@ -189,14 +226,16 @@ class Keeper:
 
     def _rescue(self, content: dict[str, Any], path: Path) -> Path | None:
         """A last copy elsewhere, if there is room."""
-        place = Path(tempfile.mkdtemp(prefix="nnssl_rescue_"))
+        place: Path | None = None
         try:
+            place = Path(tempfile.mkdtemp(prefix="nnssl_rescue_"))
             write_checkpoint(content, place / path.name)
         except (OSError, RuntimeError) as error:
             if disk_error(error) is None:
                 raise
-            with contextlib.suppress(OSError):
-                place.rmdir()
+            if place is not None:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
             return None
         return place / path.name
 

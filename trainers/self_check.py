@@ -1,21 +1,23 @@
 """Before the first step: does this device compute convolutions in reduced precision as it should?
 
 Libraries have been silently wrong in bfloat16: cuDNN 9.10.2 for large 3D shapes, torch 2.15 on a CPU for the gradient of the
-weights where a map has two positions along an axis. One convolution of each stage of the run's encoder, at the run's own
-shape, forward and backward, is compared with float32 on the same rounded numbers: only rounding may differ.
+weights where a map has two positions along an axis. The convolutions that the run itself computes, the largest of every kind
+and size of map, forward and backward, are compared with float32 on the same rounded numbers: only rounding may differ.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
-from nnssl.trainers.executor import out_of_memory
-from torch import nn
+from nnssl.trainers.executor import out_of_memory, random_crops
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnssl.errors import NnsslError
+from nnssl.losses import Ranks
 from nnssl.methods import Method
-from nnssl.networks.sparse import CONVOLUTIONS
 
 ALLOWED = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Relative error of one number: twice the rounding of the format."""
@@ -23,17 +25,85 @@ SPREAD = 0.02
 """Of the root mean square: what the order of a long sum may add."""
 
 
-def check_convolutions(method: Method, device: torch.device, precision: torch.dtype, batch: int) -> list[str]:
+_CONVOLUTION = torch.ops.aten.convolution.default
+
+
+class Convolution(NamedTuple):
+    """What torch is asked to compute.
+
+    Attributes:
+        shape: (B, C, *spatial) of the input.
+        weight: shape of the weight.
+        transposed: output sizes grow with the stride; `rest` is then torch's output padding.
+        channels_last: memory order of the weight.
+    """
+
+    shape: tuple[int, ...]
+    weight: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool = False
+    rest: tuple[int, ...] = ()
+    groups: int = 1
+    channels_last: bool = False
+
+    @classmethod
+    def of(cls, conv: Any, shape: tuple[int, ...]) -> Convolution:
+        """That of a module on an input of this shape."""
+        return cls(shape, tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, groups=conv.groups)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Into and out of it."""
+        out = self.weight[1] if self.transposed else self.weight[0]
+        return self.shape[1], out * (self.groups if self.transposed else 1)
+
+    def __str__(self) -> str:
+        into, out = self.channels
+        kind = "a transposed one" if self.transposed else "one"
+        return f"{kind} from {into} to {out} channels on {'x'.join(map(str, self.shape))}"
+
+
+class _Convolutions(TorchDispatchMode):
+    """Notes the convolutions that are computed while it is active, those of a backward pass through them left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[Convolution] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _CONVOLUTION:
+            x, weight, _, stride, padding, dilation, transposed, rest, groups = args
+            last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim)
+            ordered = last is not None and weight.is_contiguous(memory_format=last) and not weight.is_contiguous()
+            stride, padding, dilation, rest = (tuple(n) for n in (stride, padding, dilation, rest))
+            self.seen.add(
+                Convolution(
+                    tuple(x.shape), tuple(weight.shape), stride, padding, dilation, transposed, rest, groups, ordered
+                )
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def check_convolutions(
+    method: Method,
+    device: torch.device,
+    precision: torch.dtype,
+    batch: int,
+    autocast: AbstractContextManager | None = None,
+) -> list[str]:
     """Compare; with float32 there is nothing to compare and only the versions are told.
 
     Args:
-        method: on its device.
+        method: on its device, with its executor.
         device: of the run.
         precision: of the run's convolutions.
         batch: crops at once.
+        autocast: the context that a training step runs in; without it, torch's for this precision.
 
     Returns:
-        A line for the log.
+        Lines for the log.
 
     Raises:
         NnsslError: a result is wrong beyond what rounding explains.
@@ -42,11 +112,11 @@ def check_convolutions(method: Method, device: torch.device, precision: torch.dt
         return [f"libraries: {versions(device)}"]
     short = str(precision).removeprefix("torch.")
     worst, too_large = 0.0, 0
-    stages = one_per_stage(method)
-    for conv, size in stages:
-        shape = (batch, conv.in_channels, *size)
+    with autocast or torch.autocast(device.type, precision):
+        chosen = largest(computed_by(method, device), batch)
+    for convolution in chosen:
         try:
-            errors = convolution_errors(conv, shape, device, precision)
+            errors = convolution_errors(convolution, device, precision)
         except (MemoryError, RuntimeError) as failure:  # two precisions at once take more than a step may need
             if not out_of_memory(failure):
                 raise
@@ -54,61 +124,77 @@ def check_convolutions(method: Method, device: torch.device, precision: torch.dt
             continue
         for what, error in errors.items():
             if not error <= SPREAD:  # not a number is wrong too
-                name = f"one from {conv.in_channels} to {conv.out_channels} channels on {'x'.join(map(str, shape))}"
                 raise NnsslError(
-                    f"this device computes convolutions in {short} wrongly: {what} of {name} is off by {error:.3g} times "
-                    f"its typical size ({versions(device)}). Use --set precision=float32, or another version of torch"
+                    f"this device computes convolutions in {short} wrongly: {what} of {convolution} is off by {error:.3g} "
+                    f"times its typical size ({versions(device)}). Use --set precision=float32, or another version of torch"
                 )
             worst = max(worst, error)
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)  # a dry run tells the memory of the steps
     lines = [
-        f"self-check: {len(stages) - too_large} convolutions in {short}, one of each stage, agree with float32 (at most "
-        f"{worst:.1g} beyond rounding); {versions(device)}"
+        f"self-check: {len(chosen) - too_large} convolutions of a step in {short}, the largest of each kind, agree with "
+        f"float32 (at most {worst:.1g} beyond rounding); {versions(device)}"
     ]
     if too_large:
         lines.append(
-            f"self-check: of {too_large} stage(s) left out, because the memory of {device} is too small for it"
+            f"self-check: {too_large} more left out, because the memory of {device} is too small for two at once"
         )
     return lines
 
 
-def one_per_stage(method: Method) -> list[tuple[Any, tuple[int, ...]]]:
-    """A convolution of each stage of the encoder, with as many channels in as out if there is one, and its input's size."""
-    encoder: Any = method.exported().encoder
-    stages = list(encoder.stages) if isinstance(encoder.stages, nn.Sequential) else [encoder]
-    size, found = list(method.geometry.patch_size), []
-    for stage, stride in zip(stages, encoder.strides):
-        size = [max(n // s, 1) for n, s in zip(size, stride)]
-        every: list[Any] = [m for m in stage.modules() if type(m) in CONVOLUTIONS]
-        convs = [m for m in every if max(m.kernel_size) > 1] or every
-        same = [c for c in convs if c.in_channels == c.out_channels and max(c.stride) == 1]
-        if convs:
-            found.append(((same or convs)[-1], tuple(size)))
-    return found
+def computed_by(method: Method, device: torch.device) -> set[Convolution]:
+    """The convolutions of a forward and backward pass over one crop, up to where memory does not suffice.
+
+    Done on a copy of the method, so that nothing is left behind.
+    """
+    copied = copy.deepcopy(method).train()
+    copied.assign_ranks(Ranks())  # alone: nothing is asked of the other processes
+    noted = _Convolutions()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), noted:
+            crops = random_crops(copied, 1, device, copied.wants_partner)
+            with torch.no_grad():
+                views = copied.views(crops, torch.Generator().manual_seed(0))
+            copied(views).total.backward()
+    except (MemoryError, RuntimeError) as failure:
+        if not out_of_memory(failure):
+            raise
+    return noted.seen
+
+
+def largest(seen: set[Convolution], batch: int) -> list[Convolution]:
+    """Of each size of map, kernel and stride, transposed or not, that with most multiplications, for a whole batch.
+
+    Args:
+        seen: for one crop.
+        batch: crops; one crop may be several tiles.
+    """
+    found: dict[tuple, tuple[int, Convolution]] = {}
+    for one in seen:
+        kind = (one.shape[2:], one.weight[2:], one.stride, one.transposed)
+        into, out = one.channels
+        work = one.shape[0] * into * out
+        if kind not in found or found[kind][0] < work:
+            found[kind] = (work, one._replace(shape=(one.shape[0] * batch, *one.shape[1:])))
+    return [one for _, one in found.values() if max(one.weight[2:]) > 1]
 
 
 @torch.no_grad()
-def convolution_errors(
-    conv: Any, shape: tuple[int, ...], device: torch.device, precision: torch.dtype
-) -> dict[str, float]:
-    """Largest error of output, gradient of the input and gradient of the weight, less one rounding, in units of their RMS.
-
-    Args:
-        conv: a convolution; its weights are not used.
-        shape: (B, C, *spatial) of its input.
-    """
+def convolution_errors(asked: Convolution, device: torch.device, precision: torch.dtype) -> dict[str, float]:
+    """Largest error of output, gradient of input and gradient of weight, less one rounding, in units of their RMS."""
     draw = torch.Generator().manual_seed(0)
+    shape = asked.shape
     x = torch.randn(shape[-1], generator=draw).to(device) + torch.randn(*shape[:-1], 1, generator=draw).to(device)
-    weight = torch.randn(conv.weight.shape, generator=draw).to(device)
-    if conv.weight.is_contiguous(memory_format=torch.channels_last_3d) and weight.ndim == 5:
-        weight = weight.contiguous(memory_format=torch.channels_last_3d)
+    weight = torch.randn(asked.weight, generator=draw).to(device)
+    if asked.channels_last:
+        weight = weight.contiguous(memory_format=torch.channels_last_3d if weight.ndim == 5 else torch.channels_last)
+    rest = asked.rest or (0,) * len(asked.stride)
+    setting = (asked.stride, asked.padding, asked.dilation, asked.transposed, rest, asked.groups)
     gradient = None
     answers = []
     for kind in (precision, torch.float32):
         given, kernel = (t.to(precision).to(kind) for t in (x, weight))
-        setting = (conv.stride, conv.padding, conv.dilation, False, [0] * len(conv.stride), conv.groups)
         out = torch.ops.aten.convolution(given, kernel, None, *setting)
         if gradient is None:
             positions = out.numel() / out.shape[1]  # sums over them stay within float16's range

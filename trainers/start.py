@@ -11,6 +11,8 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnssl.trainers.building import describe_run
 from nnssl.trainers.export import export_rehearsal
 from nnssl.trainers.pools import write_thinning
+from nnssl.trainers.process_group import by_the_first
+from nnssl.trainers.rotation import settle
 from nnssl.trainers.run_lock import PATIENCE, RunLock
 from nnssl.trainers.saving import ORDER
 
@@ -61,6 +63,8 @@ def clear_run(folder: Path, but: Path | None = None, patience: float = PATIENCE)
 def wait_for_predecessor(folder: Path, patience: float = PATIENCE) -> None:
     """Let a process that still trains in the folder end: it saves before it leaves, and that is what `--c` must read.
 
+    Where it was killed while a checkpoint took the place of another, that is brought to its end.
+
     Args:
         folder: of the run; it need not be there.
         patience: seconds to wait.
@@ -69,8 +73,8 @@ def wait_for_predecessor(folder: Path, patience: float = PATIENCE) -> None:
         NnsslError: it has not ended.
     """
     if folder.is_dir():
-        with RunLock(folder, patience):
-            pass
+        with RunLock(folder, patience), contextlib.suppress(OSError):  # reading will say what the disk says
+            settle(folder)
 
 
 def check_beginning(trainer: nnsslTrainer) -> None:
@@ -79,16 +83,22 @@ def check_beginning(trainer: nnsslTrainer) -> None:
     Raises:
         NnsslError: one of them is not there.
     """
-    if trainer.local_rank == 0 and not trainer.resumed:
-        refuse_to_overwrite(Path(trainer.output_folder))
+    if not trainer.resumed:
+        by_the_first(lambda: refuse_to_overwrite(Path(trainer.output_folder)))
     if trainer.run.init and trainer.ancestor is None:
         raise NnsslError(f"--init {trainer.run.init} is gone and there is no checkpoint to continue from")
 
 
 def write_down(trainer: nnsslTrainer) -> None:
-    """On the first rank: rehearse the export; write plans.json, dataset.json, config.json and what thinning left out."""
-    if trainer.local_rank != 0:
-        return
+    """On the first rank: rehearse the export; write plans.json, dataset.json, config.json and what thinning left out.
+
+    Raises:
+        NnsslError: on all ranks, before one of them waits on a GPU for the first; the disk is full, for example.
+    """
+    by_the_first(lambda: _written_down(trainer))
+
+
+def _written_down(trainer: nnsslTrainer) -> None:
     export_rehearsal(trainer)
     base = Path(trainer.output_folder_base)
     for name, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):

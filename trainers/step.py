@@ -20,9 +20,16 @@ from torch import nn
 from nnssl.data.loader import rank_share
 from nnssl.data.sampling import TRAINING
 from nnssl.methods import CropBatch, Losses, Method, Views
+from nnssl.methods.base import OptimizerName
 
 SKIPPED = "skipped_steps"
 """Among the sums of an epoch: steps that were not made because their numbers were not finite."""
+PUT_BACK: tuple[OptimizerName, ...] = ("lars",)
+"""Optimisers that a loss scaler would ask the device for, and that the guard puts back instead.
+
+Fused kernels take a flag. RAdam and LAMB count their steps on the host, and overflows, which a scaler meets by design, must
+not be counted: for these two, in float16, the host waits in every step.
+"""
 
 
 class TrainingStep:
@@ -115,9 +122,13 @@ class TrainingStep:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.run.clip)  # type: ignore[arg-type]
         if self.grad_scaler is None:
             return norm, self.guard.optimise(norm)
-        self.grad_scaler.step(self.optimizer)
+        if self.run.optimizer in PUT_BACK:
+            good = self.guard.optimise(norm)
+        else:
+            self.grad_scaler.step(self.optimizer)
+            good = torch.isfinite(norm)
         self.grad_scaler.update()
-        return norm, torch.isfinite(norm)
+        return norm, good
 
     def _anywhere(self, flag: torch.Tensor) -> torch.Tensor:
         """Whether a 0-dim bool is true in any process: what all act on together must not follow from one's own numbers."""

@@ -16,6 +16,8 @@ from torch import nn
 
 NORMS = 32
 """Gradient norms that are remembered."""
+RECORDED = ("streak", "longest", "first", "norms", "values")
+"""Tensors of `Trouble`, in the checkpoint under these names."""
 
 
 def marked(total: torch.Tensor) -> torch.Tensor:
@@ -131,15 +133,17 @@ class Trouble:
 
     def content(self) -> dict[str, Any]:
         """For the checkpoint."""
-        tensors = {k: getattr(self, k).cpu() for k in ("streak", "longest", "first", "norms", "values")}
+        tensors = {k: getattr(self, k).cpu() for k in RECORDED}
         return {**tensors, "names": list(self.names)}
 
     @classmethod
     def restored(cls, content: Mapping[str, Any] | None, device: torch.device) -> Trouble:
         """From a checkpoint; those of the first format have none."""
         trouble = cls(device)
-        for key, value in (content or {}).items():
-            setattr(trouble, key, value.to(device) if isinstance(value, torch.Tensor) else value)
+        if content is not None:
+            for key in RECORDED:
+                setattr(trouble, key, content[key].to(device))
+            trouble.names = list(content["names"])
         return trouble
 
     def diagnosis(self, step: int, cases: Sequence[str] = ()) -> str:

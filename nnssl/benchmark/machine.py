@@ -1,4 +1,4 @@
-"""What the machine can do and what a step takes of it: matrix products, floating-point operations, memory."""
+"""What the machine can do and what a step takes of it: matrix products, memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnssl.benchmark.clock import wait
-from nnssl.methods import CropBatch
 from nnssl.trainers.pretraining import nnsslTrainer
 
 _EDGE = {"cuda": 8192, "mps": 4096, "cpu": 1024}
@@ -41,20 +39,6 @@ def step_precision(trainer: nnsslTrainer) -> torch.dtype:
         if torch.is_autocast_enabled(trainer.device.type):
             return torch.get_autocast_dtype(trainer.device.type)
     return torch.float32
-
-
-def count_flops(trainer: nnsslTrainer, batch: CropBatch) -> int:
-    """Operations of convolutions and matrix products in one step, as it is computed, uncompiled.
-
-    A convolution on tiles counts what is multiplied, not what a dense one would have multiplied.
-    """
-    network, trainer.network = trainer.network, trainer.method
-    try:
-        with FlopCounterMode(display=False) as counter:
-            trainer._step(batch)
-    finally:
-        trainer.network = network
-    return int(counter.get_total_flops())
 
 
 def describe_device(device: torch.device) -> str:

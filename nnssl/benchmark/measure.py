@@ -12,7 +12,8 @@ from statistics import median
 import torch
 
 from nnssl.benchmark.clock import PARTS, timed_step
-from nnssl.benchmark.machine import PeakMemory, count_flops
+from nnssl.benchmark.machine import PeakMemory
+from nnssl.benchmark.operations import count_flops
 from nnssl.data.sampling import TRAINING
 from nnssl.errors import NnsslError
 from nnssl.methods import CropBatch
@@ -33,14 +34,14 @@ class Measured:
 
     Attributes:
         label: the settings that tell it from the other candidates of its method, as on the command line.
-        flops: per step.
+        flops: per step; None where they could not be counted.
         memory: peak bytes, see PeakMemory.
         rounds: mean seconds of each part of a step, of every round.
     """
 
     label: str
     trainer: nnsslTrainer
-    flops: int
+    flops: int | None
     memory: int | None
     rounds: list[dict[str, float]] = field(default_factory=list)
 
@@ -104,13 +105,31 @@ def build(request: Request, device: torch.device, label: str) -> Measured:
         for number in range(WARM_UP):
             timed_step(trainer, iter([batch]), number)
         memory = peak.peak()
-        return Measured(label, trainer, count_flops(trainer, batch), memory)
+        return Measured(label, trainer, _operations(trainer, batch, label), memory)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         raise NnsslError(
             f"{request.method} {label}: the memory of the device is too small; try a smaller --set batch_size=N"
         ) from error
+
+
+def _operations(trainer: nnsslTrainer, batch: CropBatch, label: str) -> int | None:
+    """Of one step. Counting runs it uncompiled, which may need more memory than the compiled one that is timed."""
+    try:
+        return count_flops(trainer, batch)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        log.warning(
+            "%s: operations are not counted, TFLOP/s and its share of the peak are left out: counting runs a step without "
+            "torch.compile, and the memory of the device does not hold that",
+            f"{trainer.run.method} {label}".strip(),
+        )
+    trainer.optimizer.zero_grad(set_to_none=True)
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()  # other settings are still to be built
+    return None
 
 
 def one_batch(trainer: nnsslTrainer) -> CropBatch:
@@ -152,7 +171,7 @@ def _reading(trainer: nnsslTrainer, first: int, steps: int) -> Generator[CropBat
     """
     workers = trainer._workers()
     last = first + workers + steps + 4 * workers  # they go on reading while the last steps are timed
-    with closing(trainer._loader(trainer.train_pool, TRAINING, range(first, last), workers)) as batches:  # type: ignore
+    with closing(trainer._loader(trainer.train_pool, TRAINING, range(first, last), workers)) as batches:
         yield from itertools.islice(batches, workers, workers + steps)
 
 

@@ -77,7 +77,8 @@ def _machine(trainer: nnsslTrainer) -> dict[str, Any]:
 
 def _settings(m: Measured, peak: float) -> dict[str, Any]:
     run = m.trainer.run
-    tflops = m.flops / m.compute_seconds / 1e12
+    tflop = None if m.flops is None else m.flops / 1e12
+    tflops = None if tflop is None else tflop / m.compute_seconds
     total = run.epochs * run.iterations
     return {
         "method": run.method,
@@ -90,9 +91,9 @@ def _settings(m: Measured, peak: float) -> dict[str, Any]:
         "ms": {part: _ms(m.seconds(part)) for part in PARTS},
         "parameters": sum(p.numel() for p in m.trainer.method.parameters() if p.requires_grad),
         "peak_memory": m.memory,
-        "tflop_per_step": round(m.flops / 1e12, 6),
-        "tflops": round(tflops, 4),
-        "share_of_peak": round(tflops / peak, 4),
+        "tflop_per_step": None if tflop is None else round(tflop, 6),
+        "tflops": None if tflops is None else round(tflops, 4),
+        "share_of_peak": None if tflops is None else round(tflops / peak, 4),
         "data_wait": round(m.data_wait, 4),
         "schedule_steps": total,
         "schedule_hours": round(m.step_seconds * total / 3600, 6),

@@ -75,8 +75,8 @@ def _row(s: dict[str, Any]) -> list[str]:
         f"{s['ms_per_step']:.1f}",
         *(f"{s['ms'][part]:.1f}" for part in PARTS),
         memory,
-        f"{s['tflops']:.3g}",
-        f"{100 * s['share_of_peak']:.0f} %",
+        "-" if s["tflops"] is None else f"{s['tflops']:.3g}",
+        "-" if s["tflops"] is None else f"{100 * s['share_of_peak']:.0f} %",
         f"{100 * s['data_wait']:.0f} %",
     ]
 

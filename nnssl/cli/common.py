@@ -9,11 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from nnssl import __version__
-from nnssl.disk import disk_error, disk_is_to_blame, explain
-from nnssl.errors import USER_ERROR, NnsslError
+from nnssl.disk import user_error
+from nnssl.errors import NnsslError
 
 PIPE_CLOSED = 141
 """Exit code, as of a process that SIGPIPE ended."""
@@ -64,12 +63,12 @@ def run(main: Callable[[argparse.Namespace], int | None], arguments: argparse.Na
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more on leaving
         sys.exit(PIPE_CLOSED)
     except Exception as error:
-        trouble = disk_error(error)  # torch and others put an error of their own over the disk's
-        if arguments.debug or trouble is None or not disk_is_to_blame(trouble):
+        known = user_error(error)  # torch and others put an error of their own over the disk's
+        if arguments.debug or known is None:
             raise
         sys.stdout.flush()
-        print(f"error: {explain(trouble, Path(trouble.filename or '.'))}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        print(f"error: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
     sys.exit(code or 0)
 
 

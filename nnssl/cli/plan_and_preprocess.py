@@ -37,15 +37,15 @@ What is done and still valid is not done again, so an interrupted call is simply
 def build_parser() -> argparse.ArgumentParser:
     p = parser("nnssl_plan_and_preprocess", DESCRIPTION)
     p.add_argument("-d", nargs="+", required=True, metavar="ID", help="dataset number(s) or name(s)")
-    p.add_argument("-pl", default="nnsslPlanner", metavar="PLANNER", help="planner")
-    p.add_argument("--size", default="M", choices=["S", "M", "L", "XL"], help="network size; S is for CPUs")
+    p.add_argument("-pl", metavar="PLANNER", help="planner; nnsslPlanner if not set")
+    p.add_argument("--size", choices=["S", "M", "L", "XL"], help="network size, M if not set; S is for CPUs")
     p.add_argument("-p", default="nnsslPlans", metavar="PLANS", help="name of the plans to write")
     p.add_argument(
         "--like",
         metavar="ID|FILE",
         help="take the plans of this (preprocessed) dataset, or the network of a weights file",
     )
-    p.add_argument("--like-plans", default="nnsslPlans", metavar="NAME", help="which plans of that dataset")
+    p.add_argument("--like-plans", metavar="NAME", help="which plans of that dataset; nnsslPlans if not set")
     p.add_argument(
         "--like-spacing",
         choices=["pretrained", "target", "fixed"],
@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main_with(a: argparse.Namespace) -> None:
     from nnssl.data.folders import nnunet_folder, resolve_dataset
+    from nnssl.data.plan_names import check_not_nnunets
 
     if a.no_pp and a.only_pp:
         raise NnsslError("--no_pp and --only_pp exclude each other")
@@ -90,9 +91,12 @@ def main_with(a: argparse.Namespace) -> None:
             "--shard goes with --no_pp (measure a part of the cases) or --only_pp (preprocess a part); "
             "see nnssl_plan_and_preprocess -h for the four calls"
         )
+    _check_flags(a)
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         nnunet_folder(variable, create=variable != "nnUNet_raw")
     names = [resolve_dataset(d) for d in a.d]
+    for name in names if not a.only_pp else ():
+        check_not_nnunets(nnunet_folder("nnUNet_preprocessed") / name / f"{a.p}.json", "-p")
     prepare_workers("nnssl.planners.preprocess")
     from nnssl.planners.shards import Shard  # imports all of the planners: not before the workers do
 
@@ -105,6 +109,26 @@ def main_with(a: argparse.Namespace) -> None:
             _preprocess_part(name, shard, a)
         else:
             _one_dataset(name, a)
+
+
+def _check_flags(a: argparse.Namespace) -> None:
+    """Refuse what would be passed over; fill in the defaults of flags of which it matters whether they are given."""
+    from nnssl.data.plan_names import check_plans_name
+
+    check_plans_name(a.p, "-p")
+    if a.only_pp:
+        for name in ("pl", "size", "like", "like_plans", "like_spacing", "spacing", "window", "encoder"):
+            if getattr(a, name) is not None:
+                flag = f"-{name}" if len(name) < 3 else f"--{name.replace('_', '-')}"
+                raise NnsslError(
+                    f"{flag} is for planning; --only_pp takes the plans as they are: leave one of them out"
+                )
+    if a.clean and a.no_pp and a.shard:
+        raise NnsslError(
+            "--clean and --no_pp --shard exclude each other: delete the dataset's dataset_fingerprint.json in "
+            "nnUNet_preprocessed once, then measure the parts"
+        )
+    a.pl, a.size, a.like_plans = a.pl or "nnsslPlanner", a.size or "M", a.like_plans or "nnsslPlans"
 
 
 def _measure_part(name: str, shard: Shard, a: argparse.Namespace) -> None:
@@ -224,8 +248,9 @@ def _configurations(plans: dict, wanted: list[str] | None) -> list[str]:
 def _preprocess(name: str, plans: dict, configurations: list[str], fingerprint: dict, a: argparse.Namespace) -> None:
     from nnssl.data.folders import nnunet_folder
     from nnssl.files import write_json
+    from nnssl.planners.ground_truth import update_ground_truth
     from nnssl.planners.planner import LEFT_OUT
-    from nnssl.planners.preprocess import copy_ground_truth, preprocess_configuration
+    from nnssl.planners.preprocess import preprocess_configuration
 
     found = fingerprint["nnssl"]
     report_file = nnunet_folder("nnUNet_preprocessed") / name / f"{plans['plans_name']}_report.json"
@@ -237,7 +262,7 @@ def _preprocess(name: str, plans: dict, configurations: list[str], fingerprint: 
         skipped[configuration] = failed
         labelled = sum(case.labelled for case in pool.cases)
         log.info("%s: %d cases ready, %d of them labelled", configuration, len(pool), labelled)
-    copy_ground_truth(name, set(found["cases"]))
+    update_ground_truth(name)
     write_json({"source": found["source"], "cases": len(found["cases"]), "skipped": skipped}, report_file)
     bad = {case: reason for part in ("fingerprint", *configurations) for case, reason in skipped[part].items()}
     _warn_of(bad)
@@ -257,7 +282,8 @@ def _earlier_report(path: Path, source: str) -> dict[str, dict[str, str]]:
     if not path.is_file():
         return {}
     earlier = read_json(path)
-    return earlier["skipped"] if earlier.get("source") == source else {}
+    skipped = earlier.get("skipped") if isinstance(earlier, dict) and earlier.get("source") == source else None
+    return skipped if isinstance(skipped, dict) else {}
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def main_with(a: argparse.Namespace) -> None:
         "head": a.head,
         "freeze_stages": a.freeze_stages,
         "seed": a.seed,
-        "train_cases": draw_cases(dataset, a.f, a.train_cases, a.seed) if a.train_cases else None,
+        "train_cases": draw_cases(dataset, a.p, configuration, a.f, a.train_cases, a.seed) if a.train_cases else None,
     }
     # what was measured is AdamW with one ramp
     if a.recipe == "auto" and a.schedule in ("warmup", "scratch") and a.optimizer != "sgd":
@@ -119,7 +119,7 @@ def main_with(a: argparse.Namespace) -> None:
         if chosen:
             said = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
             log.info("a short training; chosen for it (--recipe published: not): %s", said)
-    report = finetune_plans(dataset, a.p, a.o, settings, configuration, a.overwrite)
+    report = finetune_plans(dataset, a.p, a.o, settings, configuration, a.overwrite, a.schedule)
     if report is not None:
         log.info("%s fits %s of %s:", a.init, configuration, dataset)
         for line in report.lines():

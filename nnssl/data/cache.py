@@ -82,6 +82,11 @@ class CaseCache:
                 self._types[slot.number] = kind
         return self._view(slot, TYPES[kind])
 
+    def holds(self, path: Path) -> bool:
+        """Whether the image of a case lies here already. What another process is just adding may be missed."""
+        slot = self._slots.get(path)
+        return slot is not None and self._types[slot.number] != 0
+
     def _view(self, slot: _Slot, dtype: Any) -> np.ndarray:
         return np.frombuffer(self._room, dtype, prod(slot.shape), slot.begin).reshape(slot.shape)
 

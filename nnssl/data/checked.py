@@ -30,6 +30,12 @@ def _no_word(value: Any) -> Any:
     return value
 
 
+def _word(value: Any) -> Any:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'{value!r} is no name of a channel: write it as in {{"0": "CT"}}')
+    return value
+
+
 def _whole(value: Any) -> Any:
     """What is checked is handed on as it was written, and 8.0 is no length of an array."""
     if type(value) is not int:
@@ -38,6 +44,7 @@ def _whole(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+ChannelName = Annotated[str, BeforeValidator(_word)]
 Length = Annotated[float, BeforeValidator(_no_word), Field(gt=0, lt=1e6, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Edge = Annotated[Whole, Field(ge=1, le=100_000)]
@@ -105,7 +112,7 @@ class _Fingerprint(_Open):
 
 
 class _Description(_Open):
-    channel_names: Annotated[dict[str, str | int], Field(min_length=1)]
+    channel_names: Annotated[dict[str, ChannelName], Field(min_length=1)]
     labels: Annotated[dict[str, Any], Field(min_length=1)]
     file_ending: Annotated[str, AfterValidator(_plain_name)]
     dataset: dict[str, Any] | None = None

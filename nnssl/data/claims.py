@@ -3,6 +3,7 @@
 A claim is a small file that only one process can make. It names its owner, who touches it while it works. The claim of an
 owner who died is not removed or renamed by those who see it, because two might do so, and the second would hit the first
 one's new claim. They make a successor instead (`lock`, `lock.1`, `lock.2`, ...): again only one can, and the last counts.
+Numbers begin anew once a piece was given back. Who was slow to act on what it saw before therefore looks again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def claim(lock: Path, on_loss: Callable[[], None] | None = None) -> Iterator[Cla
     What an earlier owner may have finished must be looked at after this, not before.
 
     Args:
-        lock: file beside the piece, whose folder exists. Works on network folders, too.
+        lock: file beside the piece, whose folder exists. Works on network folders, too. Where names are somebody else's
+            they need an ending (`scan.lock`): the successor of `scan` would be the claim on a piece called `scan.1`.
         on_loss: called, in another thread, when another process took over; see `Claim.lost`.
     """
     mine = Claim(_take(lock), on_loss)
@@ -90,16 +92,25 @@ def owner() -> str:
 
     Two containers may call themselves alike and count their processes apart.
     """
-    return f"{socket.gethostname()} {os.getpid()} {_began(os.getpid())} {_system()}"
+    return process_identity(os.getpid())
+
+
+def process_identity(number: int) -> str:
+    """The same of another process of this machine: its number may be given out anew, this is not."""
+    return f"{socket.gethostname()} {number} {_began(number)} {_system()}"
 
 
 def _all(lock: Path) -> list[tuple[int, Path]]:
     """Numbers and paths of the claims on a piece, the one that counts last."""
+    try:
+        names = [path.name for path in lock.parent.iterdir()]  # no pattern: names of cases may hold brackets
+    except FileNotFoundError:
+        return []
     found = []
-    for path in lock.parent.glob(f"{lock.name}*"):
-        number = "0" if path.name == lock.name else path.name.removeprefix(f"{lock.name}.")
-        if number.isdecimal():
-            found.append((int(number), path))
+    for name in names:
+        number = "0" if name == lock.name else name.removeprefix(f"{lock.name}.")
+        if name.startswith(lock.name) and number.isdecimal():
+            found.append((int(number), lock.with_name(name)))
     return sorted(found)
 
 
@@ -108,13 +119,40 @@ def _last(lock: Path) -> tuple[int, Path] | None:
 
 
 def _take(lock: Path) -> Path | None:
-    last = _last(lock)
+    last, before = _last(lock), ""
     if last is None:
-        return lock if _make(lock) else None
-    if _alive(last[1]):
+        path = lock
+    else:
+        before = _content(last[1])
+        if _alive(last[1]):
+            return None
+        path = lock.with_name(f"{lock.name}.{last[0] + 1}")
+    if not _make(path):
         return None
-    successor = lock.with_name(f"{lock.name}.{last[0] + 1}")
-    return successor if _make(successor) else None
+    mine = _content(path)
+    if _is_valid(path, lock, last, before):
+        return path
+    if _content(path) == mine:
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _is_valid(path: Path, lock: Path, last: tuple[int, Path] | None, before: str) -> bool:
+    """Whether a new claim counts: it is the last, and the dead owner's that it succeeds is still the one before.
+
+    Else an heir gave the piece back between the look and the claim, and a rival may have begun the numbers anew: it would
+    hold `lock`, and this process `lock.1`.
+    """
+    now = _last(lock)
+    return now is not None and now[1] == path and (last is None or (before != "" and _content(last[1]) == before))
+
+
+def _content(path: Path) -> str:
+    """Of a claim; no two are alike. Empty where it was given back."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def _make(path: Path) -> bool:
@@ -146,8 +184,7 @@ def _beat(mine: Claim, lock: Path, over: threading.Event) -> None:
     assert mine.path is not None
     while not over.wait(BEAT_SECONDS):
         try:
-            last = _last(lock)
-            if last is None or last[1] != mine.path:
+            if _overtaken(mine.path, lock) and not over.wait(POLL_SECONDS) and _overtaken(mine.path, lock):
                 mine.lost.set()
                 log.warning(
                     "%s: another process took this piece over, because this one did not stir for too long", lock
@@ -160,8 +197,17 @@ def _beat(mine: Claim, lock: Path, over: threading.Event) -> None:
             log.debug("%s: %s", mine.path, error)
 
 
+def _overtaken(path: Path, lock: Path) -> bool:
+    """Whether another claim counts. For a moment that may be one that its maker is about to take back, see `_is_valid`."""
+    last = _last(lock)
+    return last is None or last[1] != path
+
+
 def _give_back(mine: Claim, lock: Path) -> None:
     """Remove the claim and those of dead owners before it, the own one last."""
+    assert mine.path is not None
+    if not mine.lost.is_set() and _overtaken(mine.path, lock):
+        time.sleep(POLL_SECONDS)
     there = _all(lock)
     if not mine.lost.is_set() and there and there[-1][1] == mine.path:
         for _, path in there:

@@ -107,7 +107,22 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
 
 
 def raw_cases(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
-    """Cases of a raw dataset, labelled or not, sorted by name.
+    """Cases of a raw dataset that can be preprocessed under their names, labelled or not, sorted by name."""
+    return [case for case in all_raw_cases(dataset_folder, dataset_json) if not why_not_as(case.name)]
+
+
+def why_not_as(name: str) -> str:
+    """Why a case cannot be preprocessed under its name; empty if it can."""
+    if not name.endswith("_seg"):
+        return ""
+    return (
+        "nnU-Net takes preprocessed files of names that end in _seg for labels: rename the case's files, for example to "
+        f"{name}_image"
+    )
+
+
+def all_raw_cases(dataset_folder: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
+    """Cases of a raw dataset, whatever their names, sorted by name.
 
     Files are `imagesTr/CASE_0000<ending>`, ... and `labelsTr/CASE<ending>` as in nnU-Net, or whatever the optional
     `dataset` block of dataset.json lists (its `label` may be absent).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nnssl.data.cache import CaseCache
 from nnssl.data.pool import Pool
-from nnssl.data.readahead import ReadAhead
+from nnssl.data.readahead import LARGEST, ReadAhead
 from nnssl.data.sampling import CropPlace, CropSampler
 from nnssl.data.store import CaseReader
 from nnssl.data.subjects import groups
@@ -22,9 +23,25 @@ from nnssl.errors import NnsslError
 Item: TypeAlias = dict[str, Any]
 """Tensors by name, see `CropDataset`."""
 ERROR = "error"
+BATCHES_READY = 4
+"""Batches that each reading process holds ready, in shared memory."""
 
 
-class CropDataset(Dataset[Item]):
+class NumberedBatches(Dataset[Item]):
+    """Batches by number, and the files behind each.
+
+    Attributes:
+        cache: of unpacked cases; then the reading processes must be forked.
+    """
+
+    cache: CaseCache | None
+
+    def files(self, number: int) -> list[Path]:
+        """Those of a batch that are worth naming to the system beforehand, see `nnssl.data.readahead`."""
+        raise NotImplementedError
+
+
+class CropDataset(NumberedBatches):
     """Item number s is this rank's share of the batch of step s.
 
     Args:
@@ -36,7 +53,6 @@ class CropDataset(Dataset[Item]):
         partners: also read every crop's partner, see `CropSampler.partner`.
         cache: of unpacked cases; then the reading processes must be forked.
         check: called with the path of a case before it is opened, see `nnssl.data.checksums.FirstReads`.
-        readahead: batches of each reading process whose files are named to the system beforehand; 0 = none.
     """
 
     def __init__(
@@ -49,7 +65,6 @@ class CropDataset(Dataset[Item]):
         partners: bool = False,
         cache: CaseCache | None = None,
         check: Callable[[Path], None] | None = None,
-        readahead: int = 0,
     ) -> None:
         self.pool = pool
         self.sampler = sampler
@@ -59,15 +74,20 @@ class CropDataset(Dataset[Item]):
         self.partners = partners
         self.cache = cache
         self.check = check
-        self._ahead = ReadAhead(pool, sampler.size, readahead)
         self._groups = groups([case.subject for case in pool.cases])
         self._reader: CaseReader | None = None  # opened in the worker, never carried across a fork
 
     def _numbers(self, step: int) -> list[int]:
         return [step * self.batch_size + i for i in self.share]
 
-    def _cases(self, step: int) -> list[int]:
-        return [case for n in self._numbers(step) for case in self.sampler.cases(n, self.partners)]
+    def files(self, number: int) -> list[Path]:
+        """Neither of cases that are unpacked in memory nor of those that are much larger than a crop."""
+        largest, found = LARGEST * prod(self.sampler.size), list[Path]()
+        for case in (case for n in self._numbers(number) for case in self.sampler.cases(n, self.partners)):
+            image = self.pool.image_path(case)
+            if prod(self.pool.cases[case].shape) <= largest and not (self.cache and self.cache.holds(image)):
+                found += [image, self.pool.body_path(case)] if self.pool.cases[case].body else [image]
+        return found
 
     def __getitem__(self, step: int) -> Item:
         """`images` (b, C, *size), `inside` (b, dim, 2) int64, `case` (b,) int64, and the same under `partner_*`.
@@ -87,8 +107,6 @@ class CropDataset(Dataset[Item]):
 
     def batch(self, step: int) -> Item:
         """As `__getitem__`; errors are raised everywhere."""
-        worker = get_worker_info()
-        self._ahead.before(step, worker.num_workers if worker else 1, self._cases)
         numbers = self._numbers(step)
         places = [self.sampler(n) for n in numbers]
         item = self._read(places)
@@ -115,6 +133,56 @@ class CropDataset(Dataset[Item]):
         }
 
 
+class EpochsDataset(NumberedBatches):
+    """The batches of a run in the order of their use: those of an epoch, the validation's, those of the next epoch.
+
+    So the reading processes go over from training to validation and back without a pause, and read ahead as ever.
+
+    Args:
+        training, validation: where the batches are from.
+        iterations: batches of training per epoch.
+        val_iterations: batches of validation behind them, the first ones in every epoch.
+    """
+
+    def __init__(self, training: CropDataset, validation: CropDataset, iterations: int, val_iterations: int) -> None:
+        self.cache = training.cache
+        self.training, self.validation = training, validation
+        self.iterations, self.val_iterations = iterations, val_iterations
+
+    def number(self, epoch: int, step: int) -> int:
+        """Of the batch that is due after `step` steps of an epoch; after all of them it is the validation's first."""
+        return epoch * (self.iterations + self.val_iterations) + step
+
+    def _place(self, number: int) -> tuple[CropDataset, int]:
+        epoch, place = divmod(number, self.iterations + self.val_iterations)
+        if place < self.iterations:
+            return self.training, epoch * self.iterations + place
+        return self.validation, place - self.iterations
+
+    def files(self, number: int) -> list[Path]:
+        """As of the dataset that the batch is from."""
+        dataset, step = self._place(number)
+        return dataset.files(step)
+
+    def __getitem__(self, number: int) -> Item:
+        """As of the dataset that the batch is from."""
+        dataset, step = self._place(number)
+        return dataset[step]
+
+
+class _NamedAhead(Dataset[Item]):
+    """The same batches; in every reading process, files of those that it will read soon are named to the system."""
+
+    def __init__(self, dataset: NumberedBatches, end: int, batches: int) -> None:
+        self.dataset = dataset
+        self._ahead = ReadAhead(dataset.files, end, batches)
+
+    def __getitem__(self, number: int) -> Item:
+        worker = get_worker_info()
+        self._ahead.before(number, worker.num_workers if worker else 1)
+        return self.dataset[number]
+
+
 class _Steps(torch.utils.data.Sampler[int]):
     def __init__(self, steps: range) -> None:
         self.steps = steps
@@ -136,22 +204,25 @@ class _Batches(DataLoader[Item]):
             yield item
 
 
-def crop_loader(dataset: CropDataset, steps: range, workers: int, pin: bool) -> DataLoader[Item]:
-    """Batches of the given steps, in order. Iterating over it raises NnsslError where a case is damaged.
+def crop_loader(
+    dataset: NumberedBatches, steps: range, workers: int, pin: bool, readahead: int = 0
+) -> DataLoader[Item]:
+    """Batches of the given numbers, in order. Iterating over it raises NnsslError where a case is damaged.
 
     Args:
         dataset: what to read.
-        steps: step numbers.
+        steps: numbers of the batches, one after the other.
         workers: reading processes; 0 = read in this one.
         pin: page-locked memory, for copies to a GPU that do not wait.
+        readahead: batches of each reading process whose files are named to the system beforehand; 0 = none.
     """
     return _Batches(
-        dataset,
+        _NamedAhead(dataset, steps.stop, readahead),
         batch_size=None,
         sampler=_Steps(steps),
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=BATCHES_READY if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer if workers else None,
         multiprocessing_context="fork" if workers and dataset.cache is not None else None,
         generator=torch.Generator().manual_seed(0),  # the loader draws a base seed; it must not touch the global one

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from nnssl.data.memory import usable_memory
-from nnssl.errors import MissingError, NnsslError
+from nnssl.errors import MissingError, NnsslError, shortened
 
 MOST_RATIO = 1100
 """Deflate packs nothing more tightly than about 1,030 to 1."""
@@ -24,15 +25,16 @@ def load_npz(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict
         wanted: which names are read.
 
     Raises:
-        NnsslError: missing, damaged, holding objects, or declaring more than it holds or than there is memory for.
+        NnsslError: missing, damaged, holding objects or what is no array, or declaring more than it holds or than
+            there is memory for.
     """
     if not path.is_file():
         raise MissingError(f"{path} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
-            _check(path, archive, wanted)
-        with np.load(path, allow_pickle=False) as file:
-            return {key: np.asarray(file[key]) for key in file.files if wanted(key)}
+            entries = _entries(path, archive, wanted)
+            _check(path, archive, entries)
+            return {name: _read(archive, entry) for name, entry in entries.items()}
     except NnsslError:
         raise
     except Exception as error:  # zip, zlib, the header's own parser: a damaged file leads them anywhere
@@ -41,9 +43,27 @@ def load_npz(path: Path, wanted: Callable[[str], bool] = lambda _: True) -> dict
         ) from error
 
 
-def _check(path: Path, archive: zipfile.ZipFile, wanted: Callable[[str], bool]) -> None:
+def _entries(path: Path, archive: zipfile.ZipFile, wanted: Callable[[str], bool]) -> dict[str, zipfile.ZipInfo]:
+    """Name -> entry. `np.load` hands out an entry without the ending too, as raw bytes, and of two names the last."""
+    found = archive.infolist()
+    other = [e.filename for e in found if not e.filename.endswith(".npy")]
+    if other:
+        raise NnsslError(f"{path} holds {shortened(other, 2)}, which is no array: write it again with np.savez")
+    names = [e.filename.removesuffix(".npy") for e in found]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise NnsslError(f"{path} holds {shortened(twice, 2)} more than once: write it again with np.savez")
+    return {name: entry for name, entry in zip(names, found) if wanted(name)}
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(entry) as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _check(path: Path, archive: zipfile.ZipFile, wanted: Mapping[str, zipfile.ZipInfo]) -> None:
     """Compare what every array declares with the entry that holds it, and all of them with memory."""
-    entries = [e for e in archive.infolist() if e.filename.endswith(".npy") and wanted(e.filename[:-4])]
+    entries = list(wanted.values())
     total = sum(e.file_size for e in entries)
     if total > usable_memory():
         raise NnsslError(

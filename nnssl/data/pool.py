@@ -17,7 +17,7 @@ from nnssl.data.checked import check_pool_index, check_splits
 from nnssl.data.store import BODY_SUFFIX, PREPROCESS_AGAIN, case_shape
 from nnssl.data.thinning import KeptSlices
 from nnssl.errors import MissingError, NnsslError
-from nnssl.files import read_json, write_json
+from nnssl.files import check_number, read_json, write_json
 
 FORMAT = 1
 RUN_ONLY = ("dataset",)
@@ -136,9 +136,9 @@ def read_pool(root: Path, data_identifier: str) -> Pool:
     """Read a pool's index; without one, take the folder as nnU-Net's own preprocessing left it."""
     path = index_path(root, data_identifier)
     if path.is_file():
-        content = check_pool_index(read_json(path), path)
-        if content["format"] != FORMAT:
-            raise NnsslError(f"{path} has format {content['format']}, this version reads {FORMAT}: preprocess again")
+        content = read_json(path)
+        check_number(content, "format", FORMAT, path)  # first, as a newer one may hold anything
+        check_pool_index(content, path)
         cases = tuple(case_of(c) for c in content["cases"])
         origin = content.get("origin", "")
     else:

@@ -7,11 +7,8 @@ fetched piece by piece, each piece only when it is unpacked.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from math import prod
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-from nnssl.data.pool import Pool
 
 LARGEST = 8
 """Voxels of a case per voxel of a crop up to which its file is named: of a larger one, a crop needs a small part."""
@@ -23,37 +20,31 @@ class ReadAhead:
     """Names the files of a reading process' coming batches, each batch once.
 
     Args:
-        pool: cases.
-        size: of a crop, voxels per axis.
+        files_of: number of a batch -> the files that this process reads for it.
+        end: the number behind the last batch that is read.
         batches: how many to look ahead; 0 = none.
     """
 
-    def __init__(self, pool: Pool, size: Sequence[int], batches: int) -> None:
-        self.pool = pool
-        self.largest = LARGEST * prod(size)
+    def __init__(self, files_of: Callable[[int], Iterable[Path]], end: int, batches: int) -> None:
+        self.files_of = files_of
+        self.end = end
         self.batches = batches
         self._named = -1
 
-    def before(self, step: int, stride: int, cases_of: Callable[[int], Iterable[int]]) -> None:
-        """To be called before a step's batch is read.
+    def before(self, number: int, stride: int) -> None:
+        """To be called before a batch is read.
 
         Args:
-            step: number of the batch.
+            number: of the batch.
             stride: this process reads every so-manieth batch: the number of reading processes.
-            cases_of: number of a batch -> the cases that this process reads for it. Not kept: whoever asks holds open files,
-                and two objects that hold each other are not freed when the last user lets go.
         """
-        last = step + self.batches * stride if self.batches else -1
-        for coming in range(step, last + 1, stride):
+        if not self.batches:
+            return
+        last = min(number + self.batches * stride, self.end - 1)
+        for coming in range(number, last + 1, stride):
             if coming > self._named:
-                fetch(path for case in cases_of(coming) for path in self._files(case))
+                fetch(self.files_of(coming))
         self._named = max(self._named, last)
-
-    def _files(self, case: int) -> list[Path]:
-        if prod(self.pool.cases[case].shape) > self.largest:
-            return []
-        body = [self.pool.body_path(case)] if self.pool.cases[case].body else []
-        return [self.pool.image_path(case), *body]
 
 
 def fetch(paths: Iterable[Path]) -> None:

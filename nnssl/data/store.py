@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 
 BODY_SUFFIX = "_body.npy"  # nnU-Net ignores .npy beside .b2nd; any other ending would make it refuse the folder
+SUFFIXES = (".b2nd", "_seg.b2nd", ".pkl", BODY_SUFFIX)
+"""Files of a stored case."""
 FLOAT16_LIMIT = 60000.0
 MOST_CHANNELS = 1000
 PREPROCESS_AGAIN = "remove the case's files and run nnssl_plan_and_preprocess again"
@@ -66,13 +68,22 @@ def save_case(
 
 def is_complete(target: Path) -> bool:
     """Whether all files of a stored case (folder / case name) are there."""
-    return all(target.with_name(target.name + s).is_file() for s in (".b2nd", "_seg.b2nd", ".pkl", BODY_SUFFIX))
+    return all(target.with_name(target.name + s).is_file() for s in SUFFIXES)
 
 
 def remove_case(target: Path) -> None:
     """Delete a stored case (folder / case name); the image first, so that nothing takes the rest for a case."""
-    for suffix in (".b2nd", "_seg.b2nd", ".pkl", BODY_SUFFIX):
+    for suffix in SUFFIXES:
         target.with_name(target.name + suffix).unlink(missing_ok=True)
+
+
+def remove_other_cases(folder: Path, names: Iterable[str]) -> None:
+    """Delete all stored cases of a folder but these, images first."""
+    belong = {name + suffix for name in names for suffix in SUFFIXES}
+    for suffix in SUFFIXES:
+        for path in folder.iterdir():
+            if path.name.endswith(suffix) and path.name not in belong:
+                path.unlink(missing_ok=True)
 
 
 def case_shape(path: Path) -> tuple[int, ...]:

@@ -82,6 +82,15 @@ def persons(subjects: Sequence[str], digests: Sequence[str]) -> list[int]:
     return [lead(i) for i in range(len(leader))]
 
 
+def read_subject_table(path: Path) -> dict[str, str]:
+    """Case -> subject of a `subjects.csv`, empty where a case has none.
+
+    Raises:
+        NnsslError: no readable table, or it lacks a column.
+    """
+    return _read_table(path, required=True)
+
+
 def _read_table(path: Path, required: bool) -> dict[str, str]:
     try:
         return _rows(path, required)

@@ -56,7 +56,7 @@ def precision() -> Iterator[Finding]:
     """A 3D convolution, forward and backward, in bfloat16 and float16 against float32 on every device."""
     import torch
 
-    from nnssl.trainers.self_check import SPREAD, convolution_errors, versions
+    from nnssl.trainers.self_check import SPREAD, Convolution, convolution_errors, versions
 
     devices = [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     for device in devices:
@@ -71,7 +71,7 @@ def precision() -> Iterator[Finding]:
             shape = SHAPES[device.type]
             conv = torch.nn.Conv3d(shape[1], shape[1], 3, padding=1, device=device)
             try:
-                errors = convolution_errors(conv, shape, device, kind)
+                errors = convolution_errors(Convolution.of(conv, shape), device, kind)
             except RuntimeError as error:  # out of memory beside another job, or a library that lacks the format
                 yield warning(
                     about, f"could not be tried ({str(error).splitlines()[0][:120]})", "free the device, repeat"

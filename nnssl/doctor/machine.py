@@ -8,19 +8,20 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from nnssl.data.cpus import usable_cpus
+from nnssl.data.cpus import default_readers, usable_cpus
 from nnssl.data.memory import usable_memory
 from nnssl.data.store import CaseReader, save_case
 from nnssl.doctor.findings import Finding, ok, problem, warning
 
 QUOTAS = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 SHARED = Path("/dev/shm")
-SHARED_GIB = 1.0
-"""Loaders hand crops over in shared memory: workers x 4 batches."""
+BATCH = 16
+"""Crops of `CROP` that readers are taken to hold ready: the most that plans of size M to XL have in 3D, as float32."""
 FILES = 1024
 """Every worker keeps 64 cases open, and torch opens a descriptor per tensor in flight."""
 CROP = (96, 96, 96)
@@ -73,17 +74,23 @@ def open_files() -> Iterator[Finding]:
 
 
 def shared_memory() -> Iterator[Finding]:
-    """Size of /dev/shm: Docker gives 64 MiB unless asked."""
+    """Size of /dev/shm, where readers hand batches over, beside what they need: Docker gives 64 MiB unless asked."""
     if not SHARED.is_dir():
         return
-    usage = shutil.disk_usage(SHARED)
+    from nnssl.data.loader import BATCHES_READY
+
+    usage, readers = shutil.disk_usage(SHARED), default_readers()
+    of_one = BATCHES_READY * BATCH * prod(CROP) * np.dtype(np.float32).itemsize
     says = f"{usage.free / 2**30:.1f} of {usage.total / 2**30:.1f} GiB free in {SHARED}"
-    if usage.free < SHARED_GIB * 2**30:
-        yield problem(
-            "shared memory", says, "start the container with --shm-size=8g (or --ipc=host), or use --set workers=0"
-        )
-    else:
+    if usage.free >= readers * of_one:
         yield ok("shared memory", says)
+        return
+    yield (problem if usage.free < readers * of_one / 2 else warning)(
+        "shared memory",
+        f"{says}; {readers} readers, as many as a run here has unless set, may need {readers * of_one / 2**30:.1f} "
+        f"({BATCHES_READY} batches of {BATCH} x {'x'.join(map(str, CROP))} each)",
+        f"start the container with --shm-size=8g (or --ipc=host), or use --set workers={usage.free // of_one}",
+    )
 
 
 def compiler() -> Iterator[Finding]:

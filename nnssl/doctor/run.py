@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from nnssl.data.cpus import usable_cpus
-from nnssl.doctor import data, devices, machine, packages, variables
+from nnssl.doctor import data, devices, locks, machine, packages, variables
 from nnssl.doctor.findings import Finding, problem
 
 Check = Callable[[], Iterator[Finding]]
@@ -27,6 +27,7 @@ def examine(datasets: list[str], quick: bool = False) -> Iterator[Finding]:
     checks: list[Check] = [
         variables.folders,
         variables.space,
+        locks.locks,
         variables.plugin,
         partial(variables.threads, usable_cpus()),
         variables.texts,

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from nnssl.data.npz_files import load_npz
 from nnssl.errors import NnsslError
 from nnssl.evaluate.features import Extractor, Per
-from nnssl.files import atomic_path
+from nnssl.files import atomic_path, check_number, parse_json
 
 FORMAT = 1
 
@@ -96,16 +96,20 @@ def read_embedding(path: Path) -> Embedding:
     """Read an npz of `write_embedding`.
 
     Raises:
-        NnsslError: missing, or no such file.
+        NnsslError: missing, no such file, or of a newer format.
     """
     arrays = load_npz(path)
     try:
+        about = parse_json(str(arrays["about"]))
+        check_number(about, "format", FORMAT, path)
         return Embedding(
             arrays["features"],
             tuple(str(c) for c in arrays["case"]),
             arrays["slice"],
             tuple(str(n) for n in arrays["feature_names"]),
-            dict(json.loads(str(arrays["about"]))),
+            dict(about),
         )
+    except NnsslError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise NnsslError(f"{path} is no embedding that nnssl_embed wrote as .npz") from error

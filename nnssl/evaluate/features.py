@@ -195,7 +195,10 @@ def _configuration(plans: dict[str, Any], name: str, plans_name: str, dataset: s
         raise NnsslError(
             f"configuration '{name}' is not in {plans_name} of {dataset}; there are: {', '.join(plans['configurations'])}"
         )
-    return dict(PlansManager(plans).get_configuration(name).configuration)
+    settings = dict(PlansManager(plans).get_configuration(name).configuration)
+    if settings.get("previous_stage"):
+        raise NnsslError(f"{name} is the second stage of a cascade, which does not see images alone: use 3d_fullres")
+    return settings
 
 
 def _load(unet: nn.Module, weights: Weights, target: Target, seed: int) -> tuple[LoadReport, dict[str, Any]]:

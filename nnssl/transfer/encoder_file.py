@@ -16,6 +16,7 @@ from torch import nn
 
 from nnssl.data.spacing import crop_spacing
 from nnssl.errors import NnsslError
+from nnssl.files import check_number
 from nnssl.transfer import safetensors_files, torch_files
 from nnssl.transfer.adapt.keys import is_second_name
 from nnssl.transfer.digests import digests_of
@@ -146,11 +147,8 @@ def encoder_of(content: Mapping[str, Any], where: str) -> EncoderFile:
     missing = [k for k in (TENSORS, "nnssl_adaptation_plan", "provenance") if k not in content]
     if missing:
         raise NnsslError(f"{where} is not an encoder file ({', '.join(missing)} missing): give the run's encoder.pth")
+    check_number(content, "nnssl_format", FORMAT, where)
     _check_types(content, where)
-    if content.get("nnssl_format", 0) > FORMAT:
-        raise NnsslError(
-            f"{where} has format {content['nnssl_format']}, this version reads up to {FORMAT}: update nnssl"
-        )
     weights = content[TENSORS]
     check_aliases(weights, where)
     return EncoderFile(
@@ -161,8 +159,8 @@ def encoder_of(content: Mapping[str, Any], where: str) -> EncoderFile:
 def _check_types(content: Mapping[str, Any], where: str) -> None:
     """Every part is what it should be; what is in the parts is the readers' business."""
     kinds: dict[str, Any] = {"nnssl_adaptation_plan": Mapping, "provenance": Mapping, TENSORS: Mapping}
-    optional: dict[str, Any] = {"citations": (list, tuple), "nnssl_format": int}
-    kinds |= {key: kind for key, kind in optional.items() if key in content}
+    if "citations" in content:
+        kinds["citations"] = (list, tuple)
     for key, kind in kinds.items():
         if not isinstance(content[key], kind):
             raise NnsslError(f"{where} is damaged: {key} is a {type(content[key]).__name__}")

@@ -24,6 +24,7 @@ from nnssl.networks import build_unet
 from nnssl.transfer import torch_files
 from nnssl.transfer.adapt import adapt_network
 from nnssl.transfer.adapt.backbone import PREFIX, encoder_names
+from nnssl.transfer.adapt.cascade import for_images_alone, with_blind_channels
 from nnssl.transfer.adapt.channels import ChannelMap, match_names
 from nnssl.transfer.adapt.same import same_network
 from nnssl.transfer.compare import check_kind, image_remarks, is_unet, network_remarks
@@ -66,16 +67,20 @@ def complete_network(
         network = build_unet(target.architecture, target.channels, out_channels=2)
     if channel_map is None:
         channel_map = _map_by_names(source, target)
+        if channel_map is not None and _is_second_stage(source, target):
+            channel_map = [*channel_map, *range(target.image_channels, target.channels)]
     fresh = {k: v for k, v in network.state_dict().items() if ".seg_layers." not in k}
     if is_unet(target.architecture):
+        extra = 0 if _is_second_stage(source, target) else target.segmentations
         state, report = adapt_network(
             source.tensors,
-            fresh,
+            for_images_alone(fresh, extra),
             source_stages=source.stages,
             target_stages=len(network.encoder.stages),  # type: ignore[union-attr, arg-type]
             decoder=decoder == "pretrained",
             channel_map=channel_map,
         )
+        state = with_blind_channels(state, extra, report)
     else:
         state, report = _of_same_network(source, fresh, network, target, decoder, channel_map)
     report.remarks += source.notes
@@ -87,6 +92,12 @@ def complete_network(
             + "\n".join(report.lines())
         )
     return state, report
+
+
+def _is_second_stage(source: Weights, target: Target) -> bool:
+    """Whether the file holds a cascade's second stage like the target, so that it knows all of its channels."""
+    images = len(source.pretraining.channel_names)
+    return 0 < images < source.channels and (source.channels, images) == (target.channels, target.image_channels)
 
 
 def _of_same_network(

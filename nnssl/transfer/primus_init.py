@@ -48,6 +48,8 @@ def build_primus(name: str, plans: Mapping[str, Any], configuration: str, datase
             f"the patch size of {configuration} is {'x'.join(map(str, patch))}; a Primus cuts 3D patches into cubes of "
             f"{TOKEN} voxels: plan with a patch size that is a multiple of {TOKEN}"
         )
+    if settings.previous_stage_name is not None:
+        raise NnsslError(f"{configuration} is the second stage of a cascade; a Primus has none: name another with -c")
     labels = manager.get_label_manager(dict(dataset_json))
     channels = len(dataset_json.get("channel_names") or dataset_json["modality"])
     with contextlib.redirect_stdout(io.StringIO()):

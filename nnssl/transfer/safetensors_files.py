@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nnssl.errors import MissingError, NnsslError
-from nnssl.files import atomic_path
+from nnssl.files import atomic_path, parse_json
 
 ALIASES = "aliases"
 
@@ -73,18 +73,27 @@ def load(path: Path | str, tensors: str) -> dict[str, Any]:
         raise NnsslError(
             f"{path} is damaged or not a safetensors file ({' '.join(str(error).split())[:120]})"
         ) from error
-    content = {k: _parsed(v) for k, v in metadata.items()}
-    aliases = content.pop(ALIASES, {})
-    if isinstance(aliases, dict):
-        missing = [first for first in aliases.values() if first not in weights]
-        if missing:
-            raise NnsslError(f"{path}: a second name of {missing[0]}, which is not in the file")
-        weights |= {second: weights[first] for second, first in aliases.items()}
+    content = {k: _parsed(v, f"{path}, {k[:40]}") for k, v in metadata.items()}
+    weights |= _second_names(content.pop(ALIASES, {}), weights, path)
     return {**content, tensors: weights}
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError:
         return text
+    except ValueError as error:
+        raise NnsslError(f"{where} is damaged ({' '.join(str(error).split())[:120]})") from error
+
+
+def _second_names(aliases: Any, weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Name -> tensor of another name. In files of other programs the key may mean anything, and a text is passed over."""
+    if not isinstance(aliases, dict):
+        return {}
+    for second, first in aliases.items():
+        if not isinstance(first, str) or first not in weights:
+            raise NnsslError(f"{path}: a second name of {str(first)[:80]}, which is not in the file")
+        if second in weights:
+            raise NnsslError(f"{path}: {second[:80]} is a tensor and a second name of {first[:80]} as well")
+    return {second: weights[first] for second, first in aliases.items()}

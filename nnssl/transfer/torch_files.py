@@ -56,8 +56,20 @@ def verify(path: Path | str) -> None:
         raise NnsslError(f"{path} is damaged (checksum of {wrong})")
 
 
-def load(path: Path | str) -> dict[str, Any]:
+def peek(path: Path | str) -> dict[str, Any]:
+    """As `load`, but the tensors stay on the disk until somebody looks at their values: quick in a large file.
+
+    The file must not be written to meanwhile; another one may take its name.
+    """
+    return load(path, on_disk=True)
+
+
+def load(path: Path | str, on_disk: bool = False) -> dict[str, Any]:
     """Read a torch file to the CPU with `weights_only=True`, after its declared sizes have been checked.
+
+    Args:
+        path: file.
+        on_disk: map the tensors instead of reading them; refused in torch's oldest format.
 
     Raises:
         NnsslError: missing, damaged, not a torch file, declaring more than it holds, or holding more than tensors, plain
@@ -75,7 +87,7 @@ def load(path: Path | str) -> dict[str, Any]:
         )
     try:
         with torch.serialization.safe_globals(_NUMPY):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
     except Exception as error:  # on a foreign file torch's reader stumbles wherever its bytes lead it
         raise NnsslError(f"{path} is damaged or not a torch file ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(content, dict):

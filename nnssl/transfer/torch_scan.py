@@ -6,133 +6,14 @@ stand-ins for every name it holds, and what it declares is compared with the byt
 
 from __future__ import annotations
 
-import pickle
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from nnssl.errors import NnsslError
+from nnssl.transfer.pickle_walk import Scan, walk
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_ITEMSIZE = {
-    "Bool": 1, "Byte": 1, "Char": 1, "Untyped": 1, "Half": 2, "BFloat16": 2, "Short": 2, "Float": 4, "Int": 4,
-    "Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16,
-}  # fmt: skip
-_STORAGES = {
-    f"{module}.{name}Storage": size
-    for name, size in _ITEMSIZE.items()
-    for module in ("torch", "torch.cuda", "torch.storage")
-}
-_REBUILD = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"}
-_NUMPY = {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")} | {"numpy.dtype"}
-_NUMPY |= {f"numpy.dtypes.{kind}DType" for kind in ("Bool", "Float16", "Float32", "Float64", "Int32", "Int64")}
-_PLAIN = {
-    "collections.OrderedDict", "collections.defaultdict", "collections.Counter", "torch.Size", "torch.device",
-    "torch._utils._rebuild_parameter", "torch.nn.parameter.Parameter", "_codecs.encode", "builtins.set",
-    "__builtin__.set", "builtins.dict", "__builtin__.dict",
-}  # fmt: skip
-_DTYPES = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16")}
-_DTYPES |= {"torch.int32", "torch.int64", "torch.bool"}
-KNOWN = {*_STORAGES, *_REBUILD, *_NUMPY, *_PLAIN, *_DTYPES}
-"""Names that weights and their plain companions need. Anything else in a file is a reason to refuse it."""
-
-
-@dataclass(frozen=True)
-class _Storage:
-    """A storage that a pickle declares: its record, its number of values, and bytes of each."""
-
-    record: str
-    numel: int
-    itemsize: int
-
-
-@dataclass
-class Scan:
-    """What a file's pickle names and declares."""
-
-    names: set[str] = field(default_factory=set)
-    storages: dict[str, _Storage] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-
-    @property
-    def foreign(self) -> list[str]:
-        """Names of what is neither a tensor nor a plain value."""
-        return sorted(self.names - KNOWN)
-
-
-class _Inert:
-    """Stands for an object of a file: takes everything, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
-        return _Inert()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        pass
-
-    def extend(self, values: Any) -> None:
-        pass
-
-    def add(self, value: Any) -> None:
-        pass
-
-
-class _Walker(pickle._Unpickler):
-    """The interpreter's own pickle in Python, not in C: the one in C lets a file choose the size of its memo table."""
-
-    def __init__(self, file: BinaryIO, scan: Scan) -> None:
-        super().__init__(file)
-        self.scan = scan
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        self.scan.names.add(full)
-        watch: dict[str, Callable[..., None]] = dict.fromkeys(_REBUILD, self._tensor)
-        watch["numpy.dtype"] = self._dtype
-        check = watch.get(full)
-
-        class Named(_Inert):
-            source = full
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                if check:
-                    check(*args)
-
-        return Named
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, record, numel = getattr(pid[1], "source", "?"), str(pid[2]), int(pid[4])
-        if pid[0] != "storage" or kind not in _STORAGES:
-            self.scan.wrong.append(f"a storage of unknown kind {kind}")
-            return _Inert()
-        storage = _Storage(record, numel, _STORAGES[kind])
-        self.scan.storages[record] = storage
-        return storage
-
-    def _tensor(self, storage: Any, offset: int, size: Any, *rest: Any) -> None:
-        declared = prod(int(n) for n in size)
-        if isinstance(storage, _Storage) and declared + int(offset) > storage.numel:
-            shape = "x".join(str(n) for n in size)
-            self.scan.wrong.append(f"a tensor of {shape} values in a storage of {storage.numel:,}")
-
-    def _dtype(self, code: Any = "", *rest: Any) -> None:
-        # a scalar of one of these has 16 bytes at most; a type like V1000000000 would allocate as many
-        if str(code).lstrip("<>|=") not in {f"{k}{n}" for k in "fiub" for n in (1, 2, 4, 8)} | {"f16"}:
-            self.scan.wrong.append(f"a NumPy value of type {str(code)[:20]}")
 
 
 def scan_torch_file(path: Path) -> Scan:
@@ -149,7 +30,10 @@ def scan_torch_file(path: Path) -> Scan:
     except Exception as error:  # a foreign file leads a parser wherever its bytes point
         raise NnsslError(f"{path} is damaged or not a torch file ({' '.join(str(error).split())[:120]})") from error
     if scan.wrong and not scan.foreign:
-        raise NnsslError(f"{path} declares {scan.wrong[0]}, more than it may hold: damaged or made to harm, refused")
+        raise NnsslError(
+            f"{path} declares {scan.wrong[0]}, more than it may hold: damaged or made to harm, refused. Ask its maker for "
+            "the bare weights, torch.save(model.state_dict(), FILE)"
+        )
     return scan
 
 
@@ -172,7 +56,7 @@ def _scan_zip(path: Path, size: int) -> Scan:
             )
         scan = Scan()
         with archive.open(pickles[0]) as file:
-            _Walker(cast(BinaryIO, file), scan).load()
+            walk(cast(BinaryIO, file), entries[pickles[0]].file_size, scan)
         for storage in scan.storages.values():
             entry = entries.get(f"{root}data/{storage.record}")
             there = entry.file_size if entry else 0
@@ -190,10 +74,9 @@ def _scan_legacy(path: Path, size: int) -> Scan:
         if file.read(1) != b"\x80":
             raise NnsslError(f"{path} is damaged or not a torch file")
         file.seek(0)
-        first = _Walker(file, scan).load()
+        first = walk(file, size, scan)
         if first == LEGACY_MAGIC:
-            for _ in range(3):
-                _Walker(file, scan).load()
+            walk(file, size - file.tell(), scan, times=3)
         elif not scan.foreign:
             raise NnsslError(f"{path} is damaged or not a torch file (a pickle, but not of torch)")
     total = sum(s.numel * s.itemsize for s in scan.storages.values())

@@ -86,6 +86,7 @@ def test_folder_that_does_not_exist(
         ("[]", "must hold a JSON object"),
         ('{"file_ending": ".nii.gz"}', "no 'channel_names'"),
         ('{"channel_names": {"0": "MRI"}}', "no 'file_ending'"),
+        ('{"channel_names": {"0": 0}, "file_ending": ".nii.gz"}', "0 is no name of a channel"),
         ('{"channel_names": {"0": "MRI"}, "file_ending": ".xyz"}', "no images like"),
     ],
 )

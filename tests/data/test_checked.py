@@ -87,6 +87,7 @@ SETTINGS = "configurations.3d_fullres"
         (of_splits, SPLITS, "0.val", "b", "val"),
         (of_splits, SPLITS, "0", [], "damaged"),
         (of_dataset, DESCRIPTION, "channel_names", {}, "channel_names"),
+        (of_dataset, DESCRIPTION, "channel_names.0", 0, "channel_names.0: 0 is no name of a channel"),
         (of_dataset, DESCRIPTION, "dataset", {"a": {"images": []}}, "dataset.a lists no images"),
         (of_dataset, DESCRIPTION, "dataset", {"a": {"images": ["x\0y"]}}, "dataset.a lists no images"),
         (of_dataset, DESCRIPTION, "dataset", {"a": {"images": ["x"], "label": 3}}, "label of dataset.a"),

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,74 @@ def test_a_slow_rival_does_not_take_a_fresh_claim_for_the_dead_ones(
     assert not is_claimed(lock)
 
 
+def before_a_claim_is_made(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """What others do between the moment when a process has looked and the moment when it makes its claim."""
+    make = claims._make
+
+    def late(path: Path) -> bool:
+        monkeypatch.setattr(claims, "_make", make)
+        happens()
+        return make(path)
+
+    monkeypatch.setattr(claims, "_make", late)
+
+
+def test_a_piece_that_was_given_back_meanwhile_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One looks and sees the dead owner; an heir comes and gives back; a rival begins the numbers anew; the first acts."""
+    lock = tmp_path / "lock"
+    lock.write_text("elsewhere 1 2 3 4\n")
+    make_stale(lock)
+    rival = claim(lock)
+
+    def others() -> None:
+        with claim(lock) as heir:
+            assert heir.path == tmp_path / "lock.1"
+        assert names(tmp_path) == []
+        assert rival.__enter__().path == lock
+
+    before_a_claim_is_made(monkeypatch, others)
+    with claim(lock) as mine:
+        assert not mine, "the rival has it"
+        assert names(tmp_path) == ["lock"], "and nothing stands in its way"
+    rival.__exit__(None, None, None)
+    assert names(tmp_path) == []
+
+
+def test_who_saw_nothing_does_not_begin_the_numbers_anew_beside_an_heir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked before anybody came; meanwhile one came, died, and its heir is in the middle of giving back."""
+    lock = tmp_path / "lock"
+    before_a_claim_is_made(monkeypatch, lambda: (tmp_path / "lock.1").write_text(f"{claims.owner()} x\n") and None)
+    with claim(lock) as mine:
+        assert not mine
+        assert names(tmp_path) == ["lock.1"]
+
+
+def test_a_claim_that_its_maker_takes_back_is_no_takeover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, passing = tmp_path / "lock", tmp_path / "lock.1"
+
+    class Pauses:
+        """Of the beating thread: in the first the other claim comes, in the short one after it it goes."""
+
+        beats = 0
+
+        def wait(self, seconds: float) -> bool:
+            if seconds == claims.BEAT_SECONDS:
+                self.beats += 1
+                passing.write_text("elsewhere 1 2 3 4\n")
+            else:
+                passing.unlink()
+            return self.beats == 3
+
+    with claim(lock) as mine:
+        claims._beat(mine, lock, Pauses())  # type: ignore[arg-type]
+        assert mine
+        assert passing.exists()
+        monkeypatch.setattr(claims.time, "sleep", lambda _: passing.unlink())
+    assert names(tmp_path) == [], "it was given back all the same"
+
+
 def test_an_owner_that_was_taken_for_dead_learns_it_and_leaves_the_new_claim_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,3 +253,15 @@ def test_turns_do_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for process in team:
         process.join(60)
     assert (tmp_path / "log").read_text() == "in out " * 3
+
+
+def test_names_with_brackets_are_no_patterns(tmp_path: Path) -> None:
+    for _ in range(2):  # a claim that was left behind could not be seen either
+        with claim(tmp_path / "t[1]") as mine, claim(tmp_path / "t1") as other:
+            assert mine and other
+            assert is_claimed(tmp_path / "t[1]")
+        assert names(tmp_path) == []
+
+
+def test_a_claim_in_a_folder_that_is_gone_is_nobodys(tmp_path: Path) -> None:
+    assert not is_claimed(tmp_path / "gone" / "lock")

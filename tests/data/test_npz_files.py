@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -73,6 +74,31 @@ def test_an_entry_cannot_unpack_to_more_than_its_bytes_hold(tmp_path: Path) -> N
     content[at + 20 : at + 24] = (100).to_bytes(4, "little")
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(NnsslError, match="unpacks to more than its bytes can hold"):
+        load_npz(tmp_path / "a.npz")
+
+
+def test_an_entry_that_is_no_array_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """np.load hands out an entry without the ending as raw bytes; its size was in nobody's check."""
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train_images", bytes(50 * 2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(NnsslError, match=r"holds train_images, which is no array: write it again with np\.savez"):
+            load_npz(tmp_path / "a.npz")
+        with pytest.raises(NnsslError, match="train_images"):
+            load_npz(tmp_path / "a.npz", lambda key: key == "x")
+        assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("x.npy", archive.read("x.npy"))
+    with pytest.raises(NnsslError, match="holds x more than once"):
         load_npz(tmp_path / "a.npz")
 
 

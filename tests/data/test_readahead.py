@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from nnssl.data import readahead
+from nnssl.data.cache import CaseCache
 from nnssl.data.loader import CropDataset, crop_loader
 from nnssl.data.pool import Pool, PoolCase
 from nnssl.data.readahead import ReadAhead, fetch
 from nnssl.data.sampling import CropSampler
 from nnssl.data.store import save_case
 
-SIZE, BATCH, AHEAD = (6, 7, 8), 3, 2
+SIZE, BATCH, AHEAD, END = (6, 7, 8), 3, 2, 40
 
 
 @pytest.fixture
@@ -46,12 +47,13 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
     monkeypatch.setattr(readahead, "fetch", lambda paths: named.extend(paths))
     sampler = CropSampler(pool, SIZE, 0, 0, 0.5)
     for worker in range(workers):  # torch hands out steps in turns
-        dataset = CropDataset(pool, sampler, BATCH, range(1, 3), False, partners, readahead=AHEAD)
-        ahead = dataset._ahead
+        dataset = CropDataset(pool, sampler, BATCH, range(1, 3), False, partners)
+        ahead = ReadAhead(dataset.files, END, AHEAD)
         wanted: list[Path] = []
         named.clear()
-        for step in range(10 + worker, 40, workers):
-            ahead.before(step, workers, dataset._cases)
+        further = []
+        for step in range(10 + worker, END, workers):
+            ahead.before(step, workers)
             for n in (step * BATCH + 1, step * BATCH + 2):
                 place = sampler(n)
                 for case in [place.case, *([sampler.partner(n, place).case] if partners else [])]:
@@ -59,22 +61,53 @@ def test_every_file_is_named_before_its_batch_and_no_batch_twice(
                         body = [pool.body_path(case)] if pool.cases[case].body else []
                         wanted += [pool.image_path(case), *body]
             assert named[: len(wanted)] == wanted, "in the order in which they are read"
+            further.append(len(named) - len(wanted))
         crops = 2 * (1 + partners)
-        assert 0 < len(named) - len(wanted) <= 2 * crops * AHEAD, "no further than it should look"
+        assert 0 < max(further) <= 2 * crops * AHEAD, "no further than it should look"
+        assert further[-1] == 0, "nothing that will not be read"
         assert pool.image_path(8) not in named, "a crop needs a small part of a large file"
 
 
 def test_none_ahead_names_none(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readahead, "fetch", lambda paths: pytest.fail("named"))
-    ReadAhead(pool, SIZE, 0).before(0, 1, lambda step: range(9))
+    ReadAhead(lambda number: [Path("file")], END, 0).before(0, 1)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_a_loader_names_as_many_crops_as_it_reads(pool: Pool, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preview reads one batch, a validation some: the batches behind them are of no use to anyone."""
+    small = Pool(pool.root, tuple(case for case in pool.cases[:8:2]))  # none has a file of body positions
+    named: list[Path] = []
+    monkeypatch.setattr(readahead, "fetch", lambda paths: named.extend(paths))
+    dataset = CropDataset(small, CropSampler(small, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False)
+    for _ in crop_loader(dataset, range(20, 20 + steps), 0, pin=False, readahead=4):
+        pass
+    assert len(named) == steps * BATCH
+
+
+def test_what_is_in_memory_is_not_named(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[Path] = []
+    monkeypatch.setattr(readahead, "fetch", lambda paths: named.extend(paths))
+    cache = CaseCache(pool, 1, 4 * 2 * 9 * 8 * 10)  # has room for four cases
+    assert len(cache) == 4
+    dataset = CropDataset(pool, CropSampler(pool, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False, cache=cache)
+    steps = range(12)  # four passes over the pool
+    for _ in crop_loader(dataset, steps, 0, pin=False, readahead=AHEAD):
+        pass
+    assert {pool.image_path(case) for case in range(8)} == set(named) - {pool.body_path(case) for case in range(9)}
+    named.clear()
+    for _ in crop_loader(dataset, steps, 0, pin=False, readahead=AHEAD):
+        pass
+    kept = {path(case) for case in range(4) for path in (pool.image_path, pool.body_path)}
+    assert named and not kept & set(named)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_crops_with_and_without(pool: Pool, workers: int) -> None:
     def batches(ahead: int) -> list[dict[str, torch.Tensor]]:
         sampler = CropSampler(pool, SIZE, 0, 0, 0.5)
-        dataset = CropDataset(pool, sampler, BATCH, range(BATCH), False, partners=True, readahead=ahead)
-        return list(crop_loader(dataset, range(6), workers, pin=False))
+        dataset = CropDataset(pool, sampler, BATCH, range(BATCH), False, partners=True)
+        return list(crop_loader(dataset, range(6), workers, pin=False, readahead=ahead))
 
     for a, b in zip(batches(0), batches(AHEAD), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
@@ -89,8 +122,8 @@ def test_a_loader_closes_its_files_with_its_last_user(pool: Pool) -> None:
         return sum(link.startswith(str(pool.root)) for link in links)
 
     def read() -> int:
-        dataset = CropDataset(pool, CropSampler(pool, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False, readahead=AHEAD)
-        batches = iter(crop_loader(dataset, range(6), 0, pin=False))
+        dataset = CropDataset(pool, CropSampler(pool, SIZE, 0, 0, 0.5), BATCH, range(BATCH), False)
+        batches = iter(crop_loader(dataset, range(6), 0, pin=False, readahead=AHEAD))
         next(batches)
         return opened()
 

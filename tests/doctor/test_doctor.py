@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnssl.doctor import devices, machine, packages, variables
+from nnssl.data.cpus import default_readers
+from nnssl.doctor import devices, locks, machine, packages, variables
 from nnssl.doctor.findings import Finding
 from tests.conftest import REPOSITORY, run_command
 
@@ -104,13 +106,59 @@ def test_a_quota_below_the_number_of_processors(tmp_path: Path, monkeypatch: pyt
     assert next(machine.processors()).state == "ok"
 
 
-def test_small_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("free", "readers", "state", "workers"),
+    [
+        (2**26, 1, "problem", "workers=0"),
+        (2**30, 8, "warning", "workers=4"),  # the container page: 1.8 GB
+        (2**29, 8, "problem", "workers=2"),
+        (2**30, 4, "ok", ""),
+        (2**31, 8, "ok", ""),
+    ],
+)
+def test_small_shared_memory(
+    free: int, readers: int, state: str, workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(machine, "SHARED", tmp_path)
-    usage = type("Usage", (), {"free": 2**26, "total": 2**26})
-    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(machine, "default_readers", lambda: readers)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free, "total": free}))
     (finding,) = machine.shared_memory()
-    assert finding.state == "problem"
-    assert "--shm-size" in finding.mend
+    assert finding.state == state
+    assert workers in finding.mend
+    assert ("--shm-size" in finding.mend) == (state != "ok")
+
+
+def test_the_readers_that_a_run_has_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, processes, readers in ((1, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (2, 4, 1)):
+        monkeypatch.setattr("nnssl.data.cpus.usable_cpus", lambda cpus=cpus: cpus)
+        assert default_readers(processes) == readers
+
+
+def test_locks_are_tried(nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = locks.locks()
+    assert finding.state == "ok"
+    assert not list((nnunet_folders / "results").iterdir())
+    mounts = nnunet_folders / "mounts"
+    monkeypatch.setattr(locks, "MOUNTS", mounts)
+    mounts.write_text(f"disk / ext4 rw 0 0\nserver:/x {nnunet_folders} nfs rw,nolock,vers=3 0 0\n")
+    (finding,) = locks.locks()
+    assert finding.state == "warning"
+    assert "nolock" in finding.says and "this machine only" in finding.says
+    mounts.write_text(mounts.read_text() + f"server:/y {nnunet_folders}/results nfs rw,vers=4 0 0\n")
+    assert next(locks.locks()).state == "ok", "another disk is mounted there"
+
+
+@pytest.mark.parametrize("gives", ["an error", "it to everybody"])
+def test_a_disk_whose_locks_do_not_work(gives: str, nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockf(*_: object) -> None:
+        if gives == "an error":
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    (finding,) = locks.locks()
+    assert finding.state == "warning"
+    assert ("No locks available" if gives == "an error" else "two processes got the same one") in finding.says
+    assert "flock" in finding.mend and "lockd" in finding.mend
 
 
 def test_reading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

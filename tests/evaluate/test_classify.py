@@ -85,7 +85,7 @@ def test_a_file_that_is_no_classifier(pretraining: Path, tmp_path: Path) -> None
     write_model(learn(blobs(20), "knn"), tmp_path / "m.pth")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
     for change, text in (
-        ({"nnssl_classifier": 99}, "newer nnssl"),
+        ({"nnssl_classifier": 99}, "update nnssl"),
         ({"known": None}, "damaged"),
         ({"network": {}}, "damaged"),
         ({"levels": [9]}, "damaged"),

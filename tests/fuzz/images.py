@@ -73,7 +73,7 @@ def write_nifti2(folder: Path) -> None:
 def measure(folder: Path, reader: type, name: str) -> Any:
     """As the fingerprint does."""
     case = RawCase("a", (str(folder / name),), None)
-    return measure_case(case, reader=reader, channel_names=["MRI"], samples=100, has_classes=False)
+    return measure_case(case, reader=reader, channel_names=["MRI"], samples=100, named=None)
 
 
 def preprocess(folder: Path, name: str) -> None:

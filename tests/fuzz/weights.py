@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import json
+import pickletools
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nnssl.trainers.checkpoint import RunState, check_format, pack, restore
+from nnssl.trainers.optimisers import make_optimizer, parameter_groups
+from nnssl.trainers.run_config import make_run_config
 
+from nnssl.data.pool import Pool, PoolCase
+from nnssl.errors import NnsslError
 from nnssl.evaluate.classify.model import read_model
 from nnssl.networks import build_unet
 from nnssl.transfer import Target as Wanted
@@ -22,13 +32,24 @@ from tests.fuzz.images import PLANS
 from tests.fuzz.mutate import Mutation, Rng, damage_bytes, damage_value, pick
 from tests.transfer.foreign_files import adaptation_plan, nnunet_checkpoint, trained_primus, trained_unet
 
+VALUES = (
+    b"h\x00", b"h\x01", b"h\x05", b"h\x20", b"N", b"]", b"K\xff", b"\x8a\x08" + b"\x7f" * 8, b"](" + b"h\x01" * 5000 + b"e",
+    b"X\x02\x00\x00\x00ab", b"X\xff\xff\xff\x7f",
+)  # fmt: skip
+CALLS = (
+    b"c_codecs\nencode\nVALUEX\x09\x00\x00\x00hex_codec\x86R", b"c_codecs\nencode\nVALUEX\x06\x00\x00\x00latin1\x86R",
+    b"ccollections\nOrderedDict\nVALUE\x85R", b"cnumpy\ndtype\nVALUE\x85R", b"cnumpy\ndtype\nVALUE\x85\x81",
+    b"cnumpy.core.multiarray\nscalar\nVALUE\x85R", b"](VALUEh\x01e", b"c__builtin__\nset\nVALUE\x85R", b"VALUE\x85",
+)  # fmt: skip
+"""Of a pickle: values that take the place of others, and what torch lets through around them."""
+HOSTILE_JSON = (
+    "[" * 10**5, "9" * 5000, '{"a": 1, "a": 2}', "NaN", "", "[" * 300 + "]" * 300, '{"a": ["x"]}', "null", '{"a": "b"}',
+)  # fmt: skip
 SMALL = {**UNET_3D, "arch_kwargs": {**UNET_3D["arch_kwargs"], "features_per_stage": [2, 3, 4]}}
 
 
 def damage_content(content: bytes, rng: Rng) -> bytes:
     """Damage the values in a torch file and write it as torch does."""
-    import io
-
     value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
     for _ in range(int(rng.integers(1, 3))):
         value = damage_value(value, rng)
@@ -89,22 +110,91 @@ def read(name: str) -> Callable[[Path], None]:
     return reading
 
 
+def run() -> tuple[Any, Any, Any, Pool]:
+    """A tiny method in the middle of a run: after a step of its optimiser, with a scaler."""
+    from tests.keeping.write_samples import method
+
+    model, pool = method(), Pool(Path(), (PoolCase("a", "f", (8, 10, 9), False),))
+    optimizer = make_optimizer("adamw", parameter_groups(model.named_parameters(), 0.01), 1e-3)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))  # it has no state before
+    _step(model, optimizer)
+    return model, optimizer, scaler, pool
+
+
+def _step(model: Any, optimizer: Any) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
 def checkpoint(folder: Path) -> None:
-    """What a run saves, on a tiny method."""
-    optimizer_state = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    content = {
-        "nnssl_checkpoint": 1, "config": {"method": "spark"}, "epoch": 1, "step": 2, "sums": {"loss": torch.zeros(())},
-        "history": [{"epoch": 0, "train_loss": np.float64(1).item()}], "method_state": {"a": torch.zeros(3)},
-        "optimizer_state": optimizer_state, "scaler_state": None, "pool_signature": "ab",
-    }  # fmt: skip
-    torch_files.save(content, folder / "w.pth")
+    """What a run saves."""
+    model, optimizer, scaler, pool = run()
+    state = RunState(1, 2, {"loss": torch.tensor(0.5)}, [{"epoch": 0, "train_loss": np.float64(1).item()}])
+    state.trouble.record(5, torch.tensor(True), torch.tensor(2.0), {"loss": torch.tensor(torch.nan)})
+    config = make_run_config("denoising", {}, None, []).model_dump()
+    torch_files.save(pack(state, config, model, optimizer, scaler, pool), folder / "w.pth")
 
 
 def read_checkpoint(folder: Path) -> None:
-    """As `--c` does, as far as the run's own network is not needed."""
-    from nnssl.trainers.checkpoint import check_format
+    """As `--c` does: all of it or nothing, and what was taken can be gone on with."""
+    content = torch_files.load(folder / "w.pth")
+    check_format(content, str(folder / "w.pth"))
+    model, optimizer, scaler, pool = run()
+    parts = (model, optimizer, scaler)
+    before = copy.deepcopy([part.state_dict() for part in parts])
+    try:
+        state = restore(content, *parts, pool, torch.device("cpu"))
+    except NnsslError:
+        torch.testing.assert_close([part.state_dict() for part in parts], before, equal_nan=True)
+        raise
+    _step(model, optimizer)
+    scaler.update(2.0)
+    done = state.epoch * 250 + state.step
+    state.trouble.record(done, torch.tensor(False), torch.tensor(1.0), {"loss": torch.tensor(1.0)})
+    state.trouble.look()
+    state.trouble.diagnosis(done + 1)
+    optimizer.param_groups[0]["lr"] *= state.rate ** (1 + state.rollbacks)
+    torch_files.save(pack(state, content["config"], model, optimizer, scaler, pool), folder / "w.pth")
 
-    check_format(torch_files.load(folder / "w.pth"), str(folder / "w.pth"))
+
+def damage_pickle(content: bytes, rng: Rng) -> bytes:
+    """Put other values, calls and references into the pickle of a torch file, with the checksum that belongs to it."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    name = next(n for n in entries if n.endswith("data.pkl"))
+    data = entries[name]
+    for _ in range(int(rng.integers(1, 3))):
+        try:
+            places = [at or 0 for _, _, at in pickletools.genops(data)]
+        except ValueError:  # what was put in before
+            break
+        kind = pick(rng, (b"X", b"X", b"N", b"K", b")"))
+        i = pick(rng, [i for i, at in enumerate(places) if data[at : at + 1] == kind] or [2])
+        value = pick(rng, VALUES)
+        for _ in range(int(pick(rng, (0, 0, 1, 3, 30)))):
+            value = pick(rng, CALLS).replace(b"VALUE", value)
+        data = data[: places[i]] + value + data[places[i + 1] :]
+    entries[name] = damage_bytes(data, rng) if rng.random() < 0.2 else data
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w") as archive:
+        for entry, part in entries.items():
+            archive.writestr(entry, part)
+    return changed.getvalue()
+
+
+def damage_metadata(content: bytes, rng: Rng) -> bytes:
+    """Damage one of the texts in a safetensors file."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    texts = header["__metadata__"]
+    key = pick(rng, [k for k in texts if k != "format"])
+    texts[key] = (
+        pick(rng, HOSTILE_JSON) if rng.random() < 0.4 else json.dumps(damage_value(json.loads(texts[key]), rng))
+    )
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def classifier(folder: Path) -> None:
@@ -120,6 +210,10 @@ def weight_targets() -> list[Target]:
         Target("encoder", write_ours("w.pth"), "w.pth", both, read("w.pth")),
         Target(
             "encoder-safetensors", write_ours("w.safetensors"), "w.safetensors", damage_bytes, read("w.safetensors")
+        ),
+        Target("encoder-pickle", write_ours("w.pth"), "w.pth", damage_pickle, read("w.pth")),
+        Target(
+            "encoder-metadata", write_ours("w.safetensors"), "w.safetensors", damage_metadata, read("w.safetensors")
         ),
         Target("openmind", save(openmind), "w.pth", both, read("w.pth")),
         Target("nnunet", save(lambda: nnunet_checkpoint(trained_unet(SMALL), SMALL)), "w.pth", both, read("w.pth")),

@@ -38,6 +38,7 @@ def test_views_of_methods_of_every_kind(
 ) -> None:
     """Without a results folder too, and none is left behind."""
     monkeypatch.delenv("nnUNet_results")
+    (tmp_path / "results").rmdir()
     configuration = "2d" if method == "next_slice" else "3d_fullres"
     png = draw_views("Dataset902_Pool", configuration, method, "nnsslPlans")
     assert png.startswith(b"\x89PNG")

@@ -119,8 +119,8 @@ def main(folder: Path) -> None:
     write_json([{"train": CASES[:4], "val": CASES[4:]}], folder / "splits_final.json")
     study = StudyConfig(**STUDY)  # type: ignore[arg-type]
     write_study(study, folder / "study.yaml")
-    write_json({"study": study.model_dump(), "inits": {}, "started": "2026-01-01"}, folder / "study.json")
-    write_json({"config": make_run_config("spark", {}, None, []).model_dump()}, folder / "config.json")
+    write_json({"format": 1, "study": study.model_dump(), "inits": {}, "started": "2026-01-01"}, folder / "study.json")
+    write_json({"format": 1, "config": make_run_config("spark", {}, None, []).model_dump()}, folder / "config.json")
     rows = np.arange(8, dtype=np.float32).reshape(2, 4)
     about = json.loads(json.dumps({"format": 1, "encoder": "encoder.pth"}))
     write_embedding(

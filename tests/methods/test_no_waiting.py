@@ -1,9 +1,11 @@
-"""A whole step of every method without the host waiting for the device: on an imagined GPU, and on a real one."""
+"""Every method without the host waiting for the device: on an imagined GPU, and on a real one.
+
+The trainer's step around it: tests/trainers/test_step.py.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 from nnssl.methods import METHODS, Method
 from nnssl.methods.sparse_encoding import SparseEncoding
 from tests.methods.cases import SHAPES, make_crops, make_method, seeded
-from tests.methods.imagined_gpu import GPU, ImaginedGPU, moved
+from tests.methods.imagined_gpu import GPU, HostReads, ImaginedGPU, imagine, moved
 
 NAMES = [*sorted(METHODS), "masked_region+next_slice"]
 
@@ -25,17 +27,7 @@ def use_tiles(method: Method) -> None:
 
 @pytest.fixture
 def imagined(monkeypatch: pytest.MonkeyPatch) -> ImaginedGPU:
-    """torch makes no generator for a device that is not there; the numbers it would draw are imagined anyway."""
-    try:
-        with ImaginedGPU():
-            torch.ones(3).to(GPU, non_blocking=True)[[0, 1]]
-    except RuntimeError as error:
-        if "CUDA" not in str(error):
-            raise
-        pytest.skip(f"torch {torch.__version__} asks the driver for the imagined GPU")  # 2.6 does, newer ones do not
-    real = torch.Generator
-    monkeypatch.setattr(torch, "Generator", lambda device="cpu": real("cpu"))
-    return ImaginedGPU()
+    return imagine(monkeypatch)
 
 
 @pytest.mark.slow
@@ -61,28 +53,15 @@ def test_forward_and_optimiser(name: str, imagined: ImaginedGPU) -> None:
     assert not imagined.waits
 
 
-class CountReads(torch.utils._python_dispatch.TorchDispatchMode):
-    """Operations that hand a number to the host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reads = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name().split(".")[0]
-        self.reads += name in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_backward(name: str) -> None:
     """The imagined GPU has no streams for autograd; what the backward pass computes is the same on a CPU."""
     method = make_method(name, SHAPES["3d"]).train()
     use_tiles(method)
     total = method(method.views(make_crops(method), seeded())).total
-    with CountReads() as counting:
+    with HostReads() as reads:
         total.backward()
-    assert counting.reads == 0
+    assert not reads.places
 
 
 def test_waiting_is_noticed(imagined: ImaginedGPU) -> None:

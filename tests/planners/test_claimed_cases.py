@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -94,6 +95,28 @@ def test_a_case_in_other_hands_is_waited_for(tmp_path: Path, monkeypatch: pytest
     assert results == {0: 0, 1: 1, 2: 4, 3: 9}
     assert failures == {}
     assert calls == [[0, 1, 2, 3], [2]]
+
+
+def test_a_case_that_nobody_seems_to_have_is_not_asked_for_without_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen as free and yet not to be had, as on a network folder that shows old listings."""
+    rounds: list[float] = []
+    monkeypatch.setattr(shards, "run_cases", lambda *_: ({0: None if len(rounds) < 3 else 1}, {}))
+    monkeypatch.setattr(shards.time, "sleep", rounds.append)
+    assert run_claimed_cases(square, [(tmp_path / "a", 1)], [tmp_path / "a"], 1, "test") == ({0: 1}, {})
+    assert rounds == [shards.POLL_SECONDS] * 3
+
+
+def test_claims_on_cases_are_told_apart(tmp_path: Path) -> None:
+    """`scan.1` is a case of its own, not who follows a dead owner of `scan`."""
+    records = Records(tmp_path, "x")
+    records.claims.mkdir(parents=True)
+    names = ("scan.1", "scan", "scan.lock.1", "scan.lock")
+    with contextlib.ExitStack() as stack:
+        assert all(stack.enter_context(claims.claim(records.lock(name))) for name in names)
+        assert all(claims.is_claimed(records.lock(name)) for name in names)
+    assert not list(records.claims.iterdir())
 
 
 def test_a_measurement_that_another_job_has_made_is_not_made_again(

@@ -16,7 +16,8 @@ from tests.conftest import blobs, make_raw, run_command, write_image
 
 
 def plan(*arguments: str) -> int:
-    return run_command("plan_and_preprocess", "-d", "902", "--size", "S", "-np", "1", *arguments)
+    size = () if "--only_pp" in arguments else ("--size", "S")
+    return run_command("plan_and_preprocess", "-d", "902", *size, "-np", "1", *arguments)
 
 
 def folder(root: Path) -> Path:

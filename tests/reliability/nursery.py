@@ -5,16 +5,18 @@ itself, because a process that has run torch's threads must not be forked.
 
 {"arguments": [...], "log": FILE, "plan": {...}}  ->  {"code": -9, "seconds": 1.2}
 
-A plan holds at most one way to die and any faults:
+A plan holds at most one way to die or to be stopped, and any faults:
 
 kill_at_event: N          SIGKILL before the N-th change below `watch` (open to write, rename, remove, ...)
 kill_in_write: N          SIGKILL when half of the N-th torch file is written
 kill_in_step: N           SIGKILL in the N-th step, between backward pass and optimiser
 kill_after: SECONDS       SIGKILL from outside
+stop_in_step: N           SIGTERM in the N-th step, as a scheduler sends it
 kill_reader: N            SIGKILL for a reading process in the N-th step
 disk: {errno, from, to}   changes number from..to below `watch` fail with this error
 count: FILE               write the number of changes here at the end, and what they were
 nan_steps: [N, ...]       the views of these steps (epoch * iterations + step) hold NaN
+nan_once: true            only until the run has gone back
 rss: FILE                 append resident memory (MB) and the number of open files after every epoch
 """
 
@@ -94,13 +96,16 @@ def _sabotage(plan: dict[str, Any]) -> None:
         calls["step"] += 1
         if calls["step"] == plan.get("kill_in_step"):
             _die()
+        if calls["step"] == plan.get("stop_in_step"):
+            os.kill(os.getpid(), signal.SIGTERM)
         if calls["step"] == plan.get("kill_reader"):
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
         return optimise(self)
 
     def poisoned(self: Any, batch: Any, stream: int, step: int) -> Any:
         made = views(self, batch, stream, step)
-        if stream == 0 and step in plan.get("nan_steps", ()):
+        over = plan.get("nan_once", False) and self.state.rollbacks > 0
+        if stream == 0 and step in plan.get("nan_steps", ()) and not over:
             made = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in made.items()}
         return made
 
@@ -108,8 +113,8 @@ def _sabotage(plan: dict[str, Any]) -> None:
     if "rss" in plan:
         finish = nnsslTrainer._finish_epoch
 
-        def measured(self: Any, monitor: Any) -> None:
-            finish(self, monitor)
+        def measured(self: Any, *given: Any) -> None:
+            finish(self, *given)
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             with open(plan["rss"], "a") as file:  # noqa: PTH123  not below the watched folder
                 file.write(f"{pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.1f} {len(os.listdir('/proc/self/fd'))}\n")  # noqa: PTH208

@@ -39,8 +39,8 @@ def whole(nursery: Nursery) -> Path:
 
 
 def test_killed_and_continued(nursery: Nursery, whole: Path) -> None:
-    """In the write of the first checkpoint, about where the last becomes the previous, in a step, in a later write."""
-    deaths = [{"kill_in_write": 2}, {"kill_at_event": 48}, {"kill_in_step": 1}, {"kill_in_write": 3}]
+    """In the write of the first checkpoint, just before the last becomes the previous, in a step, in a later write."""
+    deaths = [{"kill_in_write": 2}, {"kill_at_event": 51}, {"kill_in_step": 1}, {"kill_in_write": 3}]
     assert killed_and_continued(nursery, arguments_for(METHOD, "killed"), deaths) == deaths
     same_runs(whole, nursery.folder(METHOD, "killed"))
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nnssl.trainers import saving
 from nnssl.trainers.checkpoint import DAMAGED, FINAL, FORMAT, LATEST, PREVIOUS
+from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.trainers.run_lock import NAME, RunLock
+from nnssl.trainers.stopping import StopRequest
 
 from nnssl import disk
 from nnssl.errors import MissingError, NnsslError
@@ -97,6 +104,67 @@ def test_a_damaged_last_checkpoint_falls_back(folder: Path, harm: str) -> None:
     )
 
 
+class Unreadable:
+    """Files whose bytes the disk does not give; real ones need a broken disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int, *names: str) -> None:
+        self.left, self.names, self._testzip = times, names, zipfile.ZipFile.testzip
+        monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: self(archive))
+        monkeypatch.setattr(saving, "READ_WAITS", (0.0, 0.0))
+
+    def __call__(self, archive: zipfile.ZipFile) -> str | None:
+        if Path(archive.filename or "").name in self.names and self.left > 0:
+            self.left -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._testzip(archive)
+
+
+def test_an_unreadable_last_checkpoint_falls_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    Unreadable(monkeypatch, 99, LATEST)
+    read, found = saving.read_checkpoint(folder / LATEST, said.append)
+    assert (read["number"], found.name) == (1, PREVIOUS)
+    assert "the disk does not answer; trying again" in said[0]
+    assert f"{LATEST} cannot be read (Input/output error). Continuing from the one before" in said[1]
+    saving.put_damaged_aside(found, said.append)
+    assert (folder / DAMAGED).is_file()
+
+
+def test_a_disk_that_gives_a_checkpoint_late(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    Unreadable(monkeypatch, 2, LATEST)
+    read, found = saving.read_checkpoint(folder / LATEST, said.append)
+    assert (read["number"], found.name, len(said)) == (2, LATEST, 1)
+
+
+def test_nobody_is_told_to_throw_away_what_the_disk_does_not_give(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Unreadable(monkeypatch, 99, LATEST, PREVIOUS)
+    with pytest.raises(NnsslError, match=r"no whole checkpoint.*cannot be read.*Look after the disk") as found:
+        saving.read_checkpoint(folder / LATEST, print)
+    assert "--overwrite" not in str(found.value)
+
+
+def test_what_is_read_back_comes_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushed, then forgotten by the system, then read: what is in its memory would always be right."""
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("no posix_fadvise here")
+    order: list[str] = []
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., None]:
+        def noting(*given: Any) -> None:
+            order.append(name if name != "posix_fadvise" or given[3] == os.POSIX_FADV_DONTNEED else "other advice")
+            call(*given)
+
+        return noting
+
+    for module, name in ((os, "fsync"), (os, "posix_fadvise"), (torch_files, "verify")):
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+    saving.write_checkpoint(content(1), tmp_path / LATEST)
+    assert order[:3] == ["fsync", "posix_fadvise", "verify"]
+
+
 def test_both_damaged_is_an_error_and_not_a_new_start(folder: Path) -> None:
     for name in (LATEST, PREVIOUS):
         (folder / name).write_bytes(b"")
@@ -177,6 +245,18 @@ def test_a_disk_that_stays_full(
     assert (keep.failures, bad.left) == (0, 0)
 
 
+def test_no_room_for_a_copy_either(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is said that the run could not be saved, not that there was no folder for a copy."""
+
+    def none(prefix: str) -> str:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(saving.tempfile, "mkdtemp", none)
+    BadDisk(monkeypatch, errno.ENOSPC, 99)
+    with pytest.raises(NnsslError, match=rf"{LATEST}: the disk is full.*\. Mend that, and continue with --c"):
+        keeper(folder, []).save(content(3), folder / LATEST, must=True)
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_what_is_forbidden_is_not_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     said: list[str] = []
@@ -252,6 +332,21 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert not (tmp_path / NAME).exists()
     with RunLock(tmp_path, patience=0.0):
         pass
+
+
+def test_a_signal_during_the_export_lets_it_finish() -> None:
+    done: list[str] = []
+    trainer = SimpleNamespace(output_folder=".", local_rank=1, num_epochs=1, state=SimpleNamespace(epoch=1))
+    trainer.stop, trainer._workers = StopRequest(), lambda: 0
+    trainer.on_train_start = lambda: done.append("begun")
+    trainer.on_train_end = lambda: (os.kill(os.getpid(), signal.SIGTERM), done.append("exported"))
+    former = signal.signal(signal.SIGTERM, lambda *_: done.append("would have died"))
+    try:
+        nnsslTrainer.run_training(trainer)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert done == ["begun", "exported"]
+    assert trainer.stop.signal_number == signal.SIGTERM
 
 
 def test_sweep_removes_what_a_kill_left(folder: Path) -> None:

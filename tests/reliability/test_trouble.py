@@ -60,6 +60,7 @@ def trained(name: OptimizerName, bad: set[int], ask: bool | None, fused: bool = 
         ("adamw", True, False),
         ("adamw", False, True),
         ("sgd", False, False),
+        ("sgd", False, True),
         ("lars", False, False),
         ("lamb", True, False),
     ],

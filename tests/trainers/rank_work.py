@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnssl.trainers.process_group import LaggingVote, Place, agree, joined
+from nnssl.trainers.process_group import LaggingVote, Place, agree, by_the_first, joined
 from torch import distributed as dist
 
 from nnssl.errors import NnsslError
@@ -29,6 +29,9 @@ def in_group(what: str, patience: float, note: str) -> int:
         if place.rank == place.world - 1:
             Path(note).touch()
             _misbehave(what, patience)
+        if what == "first cannot write":
+            by_the_first(_fill_a_disk)
+            raise AssertionError(f"process {place.rank} went on")
         if what == "differ":
             agree({"pool": f"of {place.rank}"}, "Are the folders the same?")
         if what == "error":
@@ -44,8 +47,15 @@ def _misbehave(what: str, patience: float) -> None:
         time.sleep(20 * patience)
     if what == "one error":
         raise NnsslError("only the last one says this")
+    if what == "full disk":
+        _fill_a_disk()
     if what == "crash":
         raise ZeroDivisionError("not foreseen")
+
+
+def _fill_a_disk() -> None:
+    with Path("/dev/full").open("w") as file:
+        file.write("more than there is room for")
 
 
 def vote(folder: str) -> int:
@@ -59,6 +69,31 @@ def vote(folder: str) -> int:
                 break
         ask.meet()
         (Path(folder) / str(place.rank)).write_text(str(step))
+    return 0
+
+
+SENT: dict[str, Any] = {
+    "plain": [1, "x", None, (2.5, True)],
+    "tensors": [torch.arange(6.0).reshape(2, 3).T, torch.tensor([True, False]), torch.zeros(0), torch.tensor(7)],
+    "half": {"weight": torch.arange(5).to(torch.bfloat16)},
+}
+
+
+def read_by_the_first(folder: str, whole: bool) -> int:
+    """The first process alone reads; each writes down what it has got."""
+    from nnssl.trainers.reading_once import read_once
+
+    place = Place.from_environment()
+    assert place is not None
+
+    def read() -> dict[str, Any]:
+        assert place.rank == 0
+        if not whole:
+            raise NnsslError("there is no whole checkpoint")
+        return SENT
+
+    with joined(place, CPU, 60):
+        torch.save(read_once(read, CPU), Path(folder) / f"rank_{place.rank}.pth")
     return 0
 
 
@@ -107,11 +142,15 @@ def trouble_of_the_last_one(request: Any, run: Any, device: torch.device, _proce
 
 
 def train_with_trouble(arguments: dict[str, Any], bad_steps: list[int], folder: str) -> int:
-    """Train; the last process alone sees NaN in some steps. Each writes down where it stands after every roll-back."""
+    """Train; the last process alone sees NaN in some steps. Each writes down where it stands after every roll-back.
+
+    Then another thing is wrong in the last process: its network folder shows checkpoints of another time.
+    """
     from nnssl.trainers import launch, pretraining
     from nnssl.trainers.pretraining import nnsslTrainer
 
     from nnssl.data.sampling import TRAINING
+    from nnssl.transfer import torch_files
 
     views, roll_back = nnsslTrainer._views, pretraining.roll_back
 
@@ -126,7 +165,16 @@ def train_with_trouble(arguments: dict[str, Any], bad_steps: list[int], folder: 
             made = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v for k, v in made.items()}
         return made
 
+    load = torch_files.load
+
+    def old(path: Path, *given: Any, **more: Any) -> dict[str, Any]:
+        content = load(path, *given, **more)
+        zeros = {k: torch.zeros_like(v) for k, v in content["method_state"].items()}
+        return {**content, "epoch": 0, "method_state": zeros}
+
     def noted(trainer: nnsslTrainer, trouble: Any) -> None:
+        if trainer.local_rank == trainer.world_size - 1:
+            torch_files.load = old  # type: ignore[assignment]
         roll_back(trainer, trouble)
         content = trainer.checkpoint_content()
         torch.save(content, Path(folder) / f"rank_{trainer.local_rank}.pth")

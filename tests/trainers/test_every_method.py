@@ -55,7 +55,7 @@ def one_finetuning_step(init: Path, configuration: str) -> None:
 def test_runs_resumes_exports_and_finetunes(name: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """2D and 3D take turns over the methods; every method meets every shape in tests/methods."""
     configuration = ("2d", "3d_fullres")[NAMES.index(name) % 2]
-    quick = ("902", configuration, "-m", name, "-device", "cpu", "--iterations", "2", "--epochs", "2",
+    quick = ("902", configuration, "-m", name, "--executor", "dense", "-device", "cpu", "--iterations", "2", "--epochs", "2",
              "--batch-size", "4", "--set", "val_iterations=2", "--set", "workers=0")  # fmt: skip
     assert run_command("pretrain", *quick, "--name", "whole") == 0
     step, done = nnsslTrainer._step, [0]

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import copy
 import re
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from nnssl.trainers.memory import LiveMemory
+from nnssl.trainers.memory import LiveMemory, advice, peak_bytes, step_bytes
 from nnssl.trainers.network import freeze_biases, to_channels_last
 from nnssl.trainers.precision import settle_memory_format
-from nnssl.trainers.self_check import check_convolutions, convolution_errors
+from nnssl.trainers.run_config import RunConfig
+from nnssl.trainers.self_check import Convolution, check_convolutions, computed_by, convolution_errors, largest
 
 from nnssl.errors import NnsslError
 from nnssl.methods import METHODS, get_method
@@ -91,9 +95,26 @@ def test_self_check_leaves_out_what_memory_does_not_hold() -> None:
     assert "left out, because the memory of cpu is too small" in second
 
 
+@pytest.mark.parametrize("executor", ["dense", "tiles"])
+def test_the_check_is_of_what_the_run_computes(executor: str) -> None:
+    """The decoder's largest map and its transposed convolutions; tiles with their margin, as the executor reads them."""
+    method: Any = make_method("spark", SHAPES["3d"])
+    method.use_executor(executor)
+    chosen = largest(computed_by(method, CPU), 2)
+    patch = tuple(method.geometry.patch_size)
+    full = [c for c in chosen if c.shape[2:] == patch and not c.transposed]
+    assert full and max(c.channels[0] for c in full) == 2 * method.encoder.output_channels[0]  # behind the skip
+    assert any(c.transposed and c.shape[0] == 2 for c in chosen)
+    tiles = [c for c in chosen if c.shape[0] == 2 * method.visible_blocks()]
+    assert bool(tiles) == (executor == "tiles")
+    assert all(set(c.padding) == {0} for c in tiles if not c.transposed)
+    assert any(c.transposed for c in tiles) == bool(tiles)  # the gradient of a convolution on tiles
+    assert all(p.grad is None for p in method.parameters())
+
+
 def test_float16_sums_do_not_overflow_the_check() -> None:
     conv = torch.nn.Conv2d(8, 8, 3, padding=1)
-    errors = convolution_errors(conv, (1, 8, 128, 128), CPU, torch.float16)
+    errors = convolution_errors(Convolution.of(conv, (1, 8, 128, 128)), CPU, torch.float16)
     assert all(e < 0.02 for e in errors.values()), errors
 
 
@@ -110,6 +131,33 @@ def test_live_memory_is_what_is_in_use() -> None:
         c.add_(1)
         del c
     assert (memory.live, memory.peak) == (0, 12000)
+
+
+@pytest.mark.parametrize("name", ["masked_region", "spark", "byol"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_estimate_is_what_a_step_takes(name: str, accumulate: int) -> None:
+    """Measured with one and two crops, right for five; gradients count once, and beside everything if they are kept."""
+    trainer: Any = SimpleNamespace(
+        method=make_method(name, SHAPES["3d"]).train(), device=CPU, _autocast=nullcontext,
+        run=RunConfig(method=name, accumulate=accumulate),
+    )  # fmt: skip
+    gradients = sum(4 * p.numel() for p in trainer.method.parameters() if p.requires_grad)
+    estimate, peak = step_bytes(trainer, 5), peak_bytes(trainer, 5)
+    assert peak is not None and peak > gradients / 2
+    wanted = peak if accumulate > 1 else max(peak - gradients, 0)
+    assert estimate == pytest.approx(wanted, rel=0.05, abs=gradients * 0.05)
+
+
+def test_a_continued_run_is_told_what_it_may_change() -> None:
+    method = make_method("spark", SHAPES["3d"])
+    trainer: Any = SimpleNamespace(
+        method=method, world_size=1, run=RunConfig(method="spark", batch_size=4), _continuing=False
+    )
+    assert all(
+        word in advice(trainer) for word in ("--executor tiles", "accumulate=2", "checkpointing", "--batch-size 2")
+    )
+    trainer._continuing = True
+    assert advice(trainer) == "try --set checkpointing=true"
 
 
 def test_who_may_accumulate() -> None:

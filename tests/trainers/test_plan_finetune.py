@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnssl.trainers.finetune import nnUNetTrainer_SSLSawtooth, nnUNetTrainer_SSLWarmup
 from nnssl.trainers.finetune_groups import frozen_part, layered_groups
 from nnssl.trainers.finetune_init import seen_in_pretraining
 from nnssl.trainers.finetune_plan import draw_cases
+from nnssl.trainers.finetune_settings import FinetuneSettings, check_fits
 from nnssl.trainers.recipes import first_width
 
 from nnssl.errors import NnsslError
@@ -77,7 +79,24 @@ def test_what_would_not_load_is_refused_before_anything_is_written(
     assert plan("--init", str(encoder), "-o", "few", "--schedule", "scratch") == 2
     assert plan("--init", str(encoder), "-o", "nnsslPlans", "--min-coverage", "0.5") == 2
     assert "another name" in capsys.readouterr().err
+    long = ("--init", str(encoder), "-o", "few", "--min-coverage", "0.5", "--epochs", "20")
+    assert plan(*long, "--warmup", "20") == 2
+    assert "warmup_epochs=20" in capsys.readouterr().err
+    assert plan(*long, "--warmup", "10", "--schedule", "sawtooth") == 2
+    assert "warmup_epochs=10" in capsys.readouterr().err
+    assert plan(*long, "--freeze-stages", "99") == 2
+    assert "freeze_stages=99" in capsys.readouterr().err
     assert not (target / "few.json").exists()
+
+
+def test_other_files_of_the_dataset_are_never_replaced(target: Path, capsys: pytest.CaptureFixture) -> None:
+    (target / "nnUNetPlans.json").write_text((target / "nnsslPlans.json").read_text())
+    before = {path: path.read_bytes() for path in target.glob("*.json")}
+    for name in ("dataset", "nnUNetPlans", "nnsslPlans_3d_fullres_pool", "dataset_fingerprint", "../x"):
+        assert plan("-o", name, "--schedule", "scratch", "--overwrite") == 2
+        assert f"-o {name}:" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in target.glob("*.json")} == before
+    assert not list(target.parent.glob("*.json"))
 
 
 def test_a_short_training_gets_the_recipe_that_was_measured_for_it(target: Path, encoder: Path) -> None:
@@ -168,13 +187,14 @@ def test_draws_are_nested_differ_by_seed_and_keep_patients_together(target: Path
     (raw / "subjects.csv").write_text(f"case,subject\n{rows}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-        draws = [draw_cases("Dataset901_Target", "all", n, 3) for n in (2, 4, 6)]
+        where = ("Dataset901_Target", "nnsslPlans", "3d_fullres", "all")
+        draws = [draw_cases(*where, n, 3) for n in (2, 4, 6)]
         assert draws[0] == draws[1][:2]
         assert draws[1] == draws[2][:4]
         assert {names.index(c) // 2 for c in draws[0]} == {names.index(draws[0][0]) // 2}, "two frames of one patient"
-        assert len({tuple(draw_cases("Dataset901_Target", "all", 2, s)) for s in range(8)}) > 1
+        assert len({tuple(draw_cases(*where, 2, s)) for s in range(8)}) > 1
         with pytest.raises(NnsslError, match="has 6 training cases"):
-            draw_cases("Dataset901_Target", "all", 7, 0)
+            draw_cases(*where, 7, 0)
 
 
 @pytest.mark.parametrize("residual", [True, False])
@@ -215,3 +235,32 @@ def test_what_is_not_pretrained_has_a_rate_of_its_own(unet_3d: dict, new_decoder
     }
     assert fast == expected
     assert sum(len(g["params"]) for g in groups) == len(list(unet.parameters()))
+
+
+def test_a_ramp_ends_before_the_training_and_frozen_stages_are_there() -> None:
+    check_fits(FinetuneSettings(warmup_epochs=19.9, freeze_stages=6), 20, 6, sawtooth=False)
+    check_fits(FinetuneSettings(warmup_epochs=9.9, freeze_stages=99), 20, None, sawtooth=True)
+    check_fits(FinetuneSettings(warmup_epochs=0), 1, 6, sawtooth=True)
+    for settings, sawtooth in (
+        (FinetuneSettings(warmup_epochs=20), False),
+        (FinetuneSettings(warmup_epochs=30), True),
+        (FinetuneSettings(warmup_epochs=10), True),
+        (FinetuneSettings(freeze_stages=7), False),
+    ):
+        with pytest.raises(NnsslError, match=r"warmup_epochs=|freeze_stages=7: the encoder has 6"):
+            check_fits(settings, 20, 6, sawtooth)
+
+
+def test_the_trainers_refuse_such_settings_themselves(target: Path) -> None:
+    plans = json.loads((target / "nnsslPlans.json").read_text())
+    content = json.loads((target / "dataset.json").read_text())
+    for block, trainer in (
+        ({"num_epochs": 4, "warmup_epochs": 2}, nnUNetTrainer_SSLSawtooth),
+        ({"num_epochs": 4, "warmup_epochs": 4}, nnUNetTrainer_SSLWarmup),
+        ({"num_epochs": 4, "freeze_stages": 99}, nnUNetTrainer_SSLWarmup),
+    ):
+        made = trainer(
+            {**plans, "nnssl": block, "continue_training": False}, "3d_fullres", "all", content, torch.device("cpu")
+        )
+        with pytest.raises(NnsslError, match=r"warmup_epochs|freeze_stages"):
+            made.initialize()

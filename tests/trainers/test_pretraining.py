@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from nnssl.trainers.pretraining import nnsslTrainer
 
+from nnssl.errors import NnsslError
+from nnssl.methods import CropBatch
 from nnssl.transfer import torch_files
 from tests.conftest import run_command, run_folder
 
 QUICK = ("902", "3d_fullres", "-m", "masked_region", "-device", "cpu", "--iterations", "4", "--set", "val_iterations=2")
-TIMES = ("seconds", "train_seconds", "samples_per_s", "data_wait")
+TIMES = ("seconds", "train_seconds", "samples_per_s", "data_wait", "val_data_wait")
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -83,6 +87,30 @@ def test_stopped_and_continued_equals_uninterrupted(
     a, b = (torch_files.load(f / "checkpoint_final.pth") for f in (whole, continued))
     for key in ("method_state", "optimizer_state", "epoch", "step"):
         assert same_tensors(a[key], b[key]), key
+
+
+def test_validation_is_read_by_the_reading_processes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same crops as read here; what goes wrong there leaves no process behind; and the waiting is told."""
+    validate, found = nnsslTrainer.validate, []
+
+    def compared(self: nnsslTrainer, batches: Iterator[CropBatch] | None = None) -> dict[str, float]:
+        assert batches is not None
+        assert len(multiprocessing.active_children()) == 2
+        found.append((validate(self, batches), validate(self)))
+        if self.state.epoch == 1:
+            raise NnsslError("in the second validation")
+        return found[-1][0]
+
+    monkeypatch.setattr(nnsslTrainer, "validate", compared)
+    assert run_command("pretrain", *QUICK, "--epochs", "3", "--set", "workers=2") == 2
+    assert not multiprocessing.active_children()
+    assert len(found) == 2
+    assert all(read == here for read, here in found)
+    folder = run_folder(results)
+    (row,) = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert 0 <= row["val_data_wait"] <= 1
+    log = next(folder.glob("training_log*")).read_text()
+    assert f"(validation {100 * row['val_data_wait']:.0f} %)" in log
 
 
 @pytest.mark.slow

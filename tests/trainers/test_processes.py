@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,11 +17,13 @@ from nnssl.trainers.process_group import LostContact, Place
 from nnssl.trainers.processes import run_processes
 
 from nnssl.errors import NnsslError
+from tests.conftest import REPOSITORY
 from tests.trainers import rank_work
 
 TORCHRUN = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1",
 }  # fmt: skip
+HAS_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
 
 def test_a_place_comes_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +112,8 @@ def test_a_process_that_hangs_is_named_and_killed(tmp_path: Path, monkeypatch: p
     [
         ("error", "error: all say this"),
         ("one error", "error: only the last one says this"),
+        pytest.param("full disk", "error: cannot write .: the disk is full", marks=HAS_FULL),
+        pytest.param("first cannot write", "error: cannot write .: the disk is full", marks=HAS_FULL),
         (
             "differ",
             "error: the processes of this run differ: pool is of 1 for process 1 and of 0 for process 0. Are the ",
@@ -117,6 +125,34 @@ def test_an_error_is_said_once(what: str, line: str, tmp_path: Path, capfd: pyte
     said = [text for text in capfd.readouterr().err.splitlines() if text.startswith("error:")]
     assert len(said) == 1
     assert said[0].startswith(line)
+
+
+@pytest.mark.slow
+@HAS_FULL
+@pytest.mark.parametrize("what", ["full disk", "first cannot write"])
+def test_a_bad_disk_is_an_error_to_mend_on_every_process(what: str, tmp_path: Path) -> None:
+    """As srun starts them: there is nobody who makes one exit code of theirs, and the first process keeps the store."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "from argparse import Namespace; from nnssl.cli.common import run; from tests.trainers import rank_work; "
+        f"run(lambda _: rank_work.in_group({what!r}, 300.0, {str(tmp_path / 'note')!r}), Namespace(debug=False))"
+    )
+    place = {**TORCHRUN, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
+            cwd=REPOSITORY,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2], said
+    assert "".join(said).count("error: cannot write") == 1, said
+    assert "Traceback" not in "".join(said)
 
 
 @pytest.mark.slow

@@ -81,8 +81,21 @@ def test_all_processes_see_the_trouble_of_one(pretraining: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_what_the_first_reads_is_what_all_have(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """Every kind of tensor, bit for bit; and where it cannot read, all leave with its one line."""
+    assert run_processes(partial(rank_work.read_by_the_first, str(tmp_path), True), 2, False) == 0
+    for rank in range(2):
+        assert alike(torch_files.load(tmp_path / f"rank_{rank}.pth"), rank_work.SENT)
+    assert run_processes(partial(rank_work.read_by_the_first, str(tmp_path), False), 2, False) == 2
+    assert capfd.readouterr().err.count("there is no whole checkpoint") == 1
+
+
+@pytest.mark.slow
 def test_both_ranks_go_back_to_the_same_place_at_the_same_rate(pretraining: Path, tmp_path: Path) -> None:
-    """NaN in the share of one: the gradient is averaged, so both skip the steps, and both go back."""
+    """NaN in the share of one: the gradient is averaged, so both skip the steps, and both go back.
+
+    What the second one sees of the run's folder is older; it gets what the first one reads.
+    """
     sets = (*SETS, "nonfinite_steps=2")
     arguments = request("masked_region", "back", flags={"epochs": 3, **SMALL}, sets=sets)
     assert run_processes(partial(rank_work.train_with_trouble, arguments, [2, 3], str(tmp_path)), 2, False) == 0

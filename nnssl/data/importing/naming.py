@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from nnssl.data.folders import why_not_as
 from nnssl.data.importing.datasets import dataset_label
 from nnssl.data.importing.items import DICOM, Item
 
@@ -36,6 +37,8 @@ class CaseNames:
             wanted = re.sub(r"[^A-Za-z0-9_.+-]+", "_", item.name).strip("_.") or self.pool
             if item.dataset in self.labels:
                 wanted = f"{self.labels[item.dataset]}_{wanted}"
+            if why_not_as(wanted):
+                wanted = f"{wanted}_image"
             name, n = wanted, 2
             while name in self.taken:
                 name, n = f"{wanted}_{n}", n + 1

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnssl.data.folders import read_dataset_json
-from nnssl.data.importing.report import REPORT, Report
+from nnssl.data.importing.report import FORMAT, REPORT, Report
+from nnssl.data.subjects import read_subject_table
 from nnssl.errors import MissingError, NnsslError
-from nnssl.files import atomic_path, read_json, write_json
+from nnssl.files import atomic_path, check_number, read_json, write_json
 
 ENDING = ".nii.gz"
 
@@ -96,10 +97,12 @@ def open_pool(raw: Path, dataset_id: int, name: str | None) -> Pool | None:
     if name and name != own:
         raise NnsslError(f"dataset {dataset_id} is called {own}, not {name}: leave -n out, or take another number")
     before = read_json(folder / REPORT)
-    if "cases" not in before:
+    check_number(before, "nnssl_import", FORMAT, folder / REPORT)
+    known = before.get("cases") if isinstance(before, dict) else None
+    if not isinstance(known, dict) or not all(isinstance(case, dict) and "digest" in case for case in known.values()):
         raise MissingError(f"{folder / REPORT} is no report of nnssl_import")
     channels = tuple(read_dataset_json(folder / "dataset.json")["channel_names"].values())
-    digests = {case["digest"]: name for name, case in before["cases"].items()}
+    digests = {case["digest"]: name for name, case in known.items()}
     return Pool(folder, own, channels, digests, _read_subjects(folder), before)
 
 
@@ -120,7 +123,4 @@ def _write(folder: Path, description: dict, record: dict, subjects: dict[str, st
 
 def _read_subjects(folder: Path) -> dict[str, str]:
     path = folder / "subjects.csv"
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return {row["case"]: row["subject"] for row in csv.DictReader(file)}
+    return read_subject_table(path) if path.is_file() else {}

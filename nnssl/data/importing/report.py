@@ -13,6 +13,8 @@ from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 
 REPORT = "import_report.json"
+FORMAT = 1
+"""Of import_report.json."""
 MAPPING = ("case", "source", "result")
 """Columns of the file that --mapping names."""
 
@@ -101,7 +103,7 @@ class Report:
         others = Counter(earlier.get("other_files", {})) + Counter(self.found.other_files)
         notes = [note for note in earlier.get("notes", []) if not note.startswith(MIXED)]
         return {
-            "nnssl_import": 1,
+            "nnssl_import": FORMAT,
             "cases": self.all_cases(),
             "duplicates": [*earlier.get("duplicates", []), *self.duplicates],
             "left_out": [*earlier.get("left_out", []), *rejected],
@@ -131,9 +133,12 @@ def read_mapping(path: Path) -> list[tuple[str, str, str]]:
         if not os.access(next(p for p in path.absolute().parents if p.exists()), os.W_OK) or path.exists():
             raise NnsslError(f"--mapping {path} cannot be written: name a file in a folder of yours")
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [tuple(row) for row in csv.reader(file)]
-    if not rows or rows[0] != MAPPING:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [tuple(row) for row in csv.reader(file)]
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
+    if not rows or rows[0] != MAPPING or any(len(row) != len(MAPPING) for row in rows):
         raise NnsslError(f"--mapping {path} exists and is no mapping of nnssl_import: name another file")
     return [(row[0], row[1], row[2]) for row in rows[1:]]
 

@@ -16,6 +16,7 @@ from nnssl.evaluate.classify.network import Classifier
 from nnssl.evaluate.classify.recipe import Recipe
 from nnssl.evaluate.classify.settings import TrainingSettings
 from nnssl.evaluate.labels import Kind
+from nnssl.files import check_number
 from nnssl.networks import build_unet
 from nnssl.transfer import torch_files
 from nnssl.transfer.architecture import check_names
@@ -92,8 +93,7 @@ def read_model(path: Path) -> Model:
     content = torch_files.load(path)
     if KEY not in content:
         raise NnsslError(f"{path} is no classifier: give the model.pth that nnssl_classify wrote")
-    if not isinstance(content[KEY], int) or content[KEY] > FORMAT:
-        raise NnsslError(f"{path} was written by a newer nnssl (format {content[KEY]}): update nnssl")
+    check_number(content, KEY, FORMAT, path)
     try:
         return _model_of(content, str(path))
     except (LookupError, ArithmeticError, TypeError, ValueError, AttributeError, RuntimeError) as error:

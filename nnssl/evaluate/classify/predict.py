@@ -12,7 +12,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
-from nnssl.data.folders import image_files, nnunet_folder, raw_cases, read_dataset_json, read_plans, resolve_dataset
+from nnssl.data.folders import all_raw_cases, image_files, nnunet_folder, read_dataset_json, read_plans, resolve_dataset
 from nnssl.data.images import read_case
 from nnssl.data.npz import as_volumes
 from nnssl.data.parallel import one_line
@@ -66,7 +66,7 @@ def find_cases(text: str, recipe: Recipe) -> NewCases:
     except (NnsslError, KeyError):  # not preprocessed, or otherwise: then its images, as they came
         name = resolve_dataset(text)
         folder = nnunet_folder("nnUNet_raw") / name
-        cases = raw_cases(folder, read_dataset_json(folder / "dataset.json"))
+        cases = all_raw_cases(folder, read_dataset_json(folder / "dataset.json"))
         return NewCases({c.name: partial(_raw, c.images, recipe) for c in cases}, f"raw images of {name}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from nnssl.evaluate.report.collect_classes import Answers, aligned, read_answers
 from nnssl.evaluate.report.measures import Measures, measures_of, measures_of_segmentation
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of
 from nnssl.evaluate.study.spec import StudyConfig, recorded_study
-from nnssl.files import read_json
+from nnssl.files import read_json, read_rows
+from nnssl.transfer.loading import no_surprise
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,12 @@ def read_results(folder: Path) -> Study:
     path = folder / "study.json"
     if not path.is_file():
         raise NnsslError(f"{folder} holds no study: give the folder that `nnssl_study run -o` wrote")
-    config, facts = recorded_study(path), read_json(path)
+    config = recorded_study(path)
+    with no_surprise(str(folder)):  # files of a study that somebody has edited, or a disk has damaged
+        return _read(folder, config, read_json(path))
+
+
+def _read(folder: Path, config: StudyConfig, facts: dict[str, Any]) -> Study:
     cells = grid(config)
     states = {cell: state_of(cell.folder(folder)) for cell in cells}
     done = [cell for cell, state in states.items() if state == "done"]
@@ -146,9 +151,8 @@ def _labels(folder: Path, config: StudyConfig, found: Answers | None) -> tuple[t
     """Names of labels or classes, and what is measured."""
     if found is not None:
         return tuple(str(c) for c in found.known), measures_of(found.kind, len(found.known))
-    with (folder / "test.csv").open(newline="", encoding="utf-8") as file:
-        labels = tuple(dict.fromkeys(row["label"] for row in csv.DictReader(file)))
-    return labels, measures_of_segmentation(config.tolerance_mm)
+    _, rows = read_rows(folder / "test.csv", ("label",))
+    return tuple(dict.fromkeys(row["label"] for row in rows)), measures_of_segmentation(config.tolerance_mm)
 
 
 def _read_cell(
@@ -178,15 +182,13 @@ def _read_scores(path: Path, cases: Sequence[str], labels: Sequence[str]) -> dic
     """Metric -> (cases, labels)."""
     row_of, column_of = {c: i for i, c in enumerate(cases)}, {name: i for i, name in enumerate(labels)}
     scores = {metric: np.full((len(cases), len(labels)), np.nan) for metric in METRICS}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for metric in METRICS:
-                scores[metric][row_of[row["case"]], column_of[row["label"]]] = float(row[metric] or "nan")
+    for row in read_rows(path, ("case", "label", *METRICS))[1]:
+        for metric in METRICS:
+            scores[metric][row_of[row["case"]], column_of[row["label"]]] = float(row[metric] or "nan")
     return scores
 
 
 def read_curve(path: Path, column: str = "dice") -> Curve:
     """Steps and the mean score of a learning curve."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [(int(r["step"]), float(r[column] or 0)) for r in csv.DictReader(file)]
+    rows = [(int(r["step"]), float(r[column] or 0)) for r in read_rows(path, ("step", column))[1]]
     return Curve(tuple(s for s, _ in rows), tuple(v for _, v in rows))

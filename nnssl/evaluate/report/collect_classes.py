@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from nnssl.errors import NnsslError
 from nnssl.evaluate.classify import resampled
 from nnssl.evaluate.labels import Kind
+from nnssl.files import read_rows
 
 RESAMPLES = 1000
 PROBABILITY = "p_"
@@ -44,10 +44,9 @@ def read_answers(path: Path, cases: Sequence[str]) -> Answers:
     Raises:
         NnsslError: it lacks a test case.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = {row["case"]: row for row in reader}
-        columns = [c for c in reader.fieldnames or [] if c.startswith(PROBABILITY)]
+    names, lines = read_rows(path, ("case", "group", "target", "prediction"))
+    rows = {row["case"]: row for row in lines}
+    columns = [c for c in names if c.startswith(PROBABILITY)]
     missing = [case for case in cases if case not in rows]
     if missing:
         raise NnsslError(f"{path} lacks {missing[0]}: remove the folder and run the study again")

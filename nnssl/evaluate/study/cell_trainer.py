@@ -18,7 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnssl.evaluate.study.sliced import SlicedCases
 from nnssl.evaluate.study.whole_cases import WholeCases
-from nnssl.files import write_json
+from nnssl.files import atomic_path, read_rows, write_json
 from nnssl.trainers import finetune
 from nnssl.trainers.finetune_plan import TRAINERS
 
@@ -168,10 +168,10 @@ def _forget_later(curve: Path, step: int) -> float:
     """Take rows after a step off a curve that a resumed training will write again; returns the seconds till then."""
     if not curve.is_file():
         return 0.0
-    with curve.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        names, rows = reader.fieldnames or [], [r for r in reader if int(r["step"]) <= step]
-    with curve.open("w", newline="", encoding="utf-8") as file:
+    names, rows = read_rows(curve, ("step", "seconds"))
+    rows = [r for r in rows if int(r["step"]) <= step]
+    # all at once: a training that is killed here must find the points again that it will not reach once more
+    with atomic_path(curve, make_folder=False) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from nnssl.data import claims
 from nnssl.data.claims import Claim
+from nnssl.errors import NnsslError
 from nnssl.evaluate.study.spec import StudyConfig
 from nnssl.files import read_json, write_json
 
@@ -41,9 +42,16 @@ def grid(study: StudyConfig) -> list[Cell]:
 
 
 def record_of(folder: Path) -> dict[str, Any]:
-    """A cell's `cell.json`, or an empty record."""
+    """A cell's `cell.json`, or an empty record.
+
+    Raises:
+        NnsslError: the file is damaged.
+    """
     path = folder / "cell.json"
-    return read_json(path) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or not isinstance(content.get("attempts", 0), int):
+        raise NnsslError(f"{path} is damaged: it is no record of a training. Remove its folder and run the study again")
+    return content
 
 
 def state_of(folder: Path) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.spec import recorded_study
+from nnssl.files import read_rows
 
 POLL_SECONDS = 2.0
 ATTEMPTS = 2
@@ -86,9 +86,9 @@ def steps_done(folder: Path, steps: int) -> int:
     curve = folder / "curve.csv"
     if not curve.is_file():
         return 0
-    with curve.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return int(rows[-1]["step"]) if rows else 0
+    _, rows = read_rows(curve, ())  # another process may be writing its first line
+    step = rows[-1].get("step", "") if rows else ""
+    return int(step) if step.isdecimal() else 0
 
 
 class Team:

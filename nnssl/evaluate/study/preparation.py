@@ -16,7 +16,7 @@ from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
 from nnssl.evaluate.study.leakage import check_duplicates, check_pretraining, check_subjects
-from nnssl.evaluate.study.spec import Initialisation, StudyConfig, recorded_study, write_study
+from nnssl.evaluate.study.spec import FORMAT, Initialisation, StudyConfig, recorded_study, write_study
 from nnssl.files import read_json, sha256_of, write_json
 from nnssl.transfer.provenance import package_versions
 from nnssl.transfer.reading import find_source, read_weights
@@ -42,6 +42,7 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
     inits = {name: _facts_of(init, study.seeds) for name, init in study.inits.items()}
     labels = _labels_digest(study)
     facts = {
+        "format": FORMAT,
         "study": study.model_dump(),
         "command": command,
         "device": device,

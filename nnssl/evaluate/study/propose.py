@@ -61,8 +61,8 @@ def propose(
             f"configuration '{configuration}' is not in {plans} of {full}.{did_you_mean(configuration, list(known))} "
             f"There are: {', '.join(known)}"
         )
-    notes = need_splits(full, lambda: training_cases(full, "all"))
-    training = training_cases(full, fold)
+    notes = need_splits(full, lambda: training_cases(full, plans, configuration, "all"))
+    training = training_cases(full, plans, configuration, fold)
     held_out = sorted(str(c) for c in (read_splits(nnunet_folder("nnUNet_preprocessed") / full) or [])[fold]["val"])
     validation, test = share_out(held_out, _subjects(full, held_out), test_cases)
     width = first_width(content, configuration)

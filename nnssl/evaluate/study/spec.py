@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.errors import MissingError, NnsslError
 from nnssl.evaluate.classify.settings import TrainingSettings
-from nnssl.files import atomic_path, read_json, read_yaml
+from nnssl.files import atomic_path, check_number, read_json, read_yaml
 
+FORMAT = 1
+"""Of study.json."""
 Unit = Literal["case", "patient", "slice"]
 Schedule = Literal["warmup", "sawtooth", "frozen", "scratch", "nnunet"]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,60}$"
@@ -244,9 +246,10 @@ def recorded_study(path: Path) -> StudyConfig:
     """The study that a folder's study.json holds.
 
     Raises:
-        NnsslError: damaged.
+        NnsslError: damaged, or of a newer format.
     """
     content = read_json(path)
+    check_number(content, "format", FORMAT, path)
     if not isinstance(content, Mapping) or "study" not in content:
         raise NnsslError(f"{path} is damaged: it holds no study. Begin again with another -o, or bring the file back")
     return parse_study(content["study"], str(path))

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from nnssl.data.importing.items import DICOM, NIFTI, NNUNET, Item
 from nnssl.data.importing.naming import CaseNames, SubjectNames, frame_name
+from nnssl.data.importing.pool_folder import _read_subjects
+from nnssl.errors import NnsslError
 
 
 def item(kind: str = NIFTI, name: str = "scan", dataset: str = "", subject: str = "", subject_name: str = "") -> Item:
@@ -48,3 +54,11 @@ def test_subjects() -> None:
 def test_frames_count_from_one() -> None:
     assert frame_name("a", 0, 1) == "a"
     assert frame_name("a", 2, 30) == "a_frame003"
+
+
+def test_a_table_of_patients_is_a_table_of_subjects(tmp_path: Path) -> None:
+    (tmp_path / "subjects.csv").write_text("case,patient\na,p1\nb,\n")
+    assert _read_subjects(tmp_path) == {"a": "p1", "b": ""}
+    (tmp_path / "subjects.csv").write_text("case,who\na,p1\n")
+    with pytest.raises(NnsslError, match="column 'subject'"):
+        _read_subjects(tmp_path)
