@@ -22,6 +22,7 @@ from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.trainers.run_config import RunConfig
 
 from nnssl.data.sampling import TRAINING
+from nnssl.methods.sparse_encoding import SparseEncoding
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def _measure(
     """Measure a request in this process; of several processes, all take their part and the first reports."""
     limit_threads(device, processes)
     trainer = _quietly(request, settings, device)
-    memory_before = None if settings.executor == "auto" else _memory(device)  # a process knows its peak only
+    both = settings.executor == "auto" and any(isinstance(m, SparseEncoding) for m in trainer.method.modules())
+    memory_before = None if both else _memory(device)  # a process knows its peak only
     if preview is not None:  # before the timed steps: the weights a run begins with
         preview.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_preview(preview, TRAINING)

@@ -145,7 +145,8 @@ def _results_to_continue() -> Path:
     try:
         return nnunet_folder("nnUNet_results")
     except MissingError as error:
-        hint = " --c makes no new one: is its disk mounted?" if os.environ.get("nnUNet_results") else ""
+        told = os.environ.get("nnUNet_results")
+        hint = " --c makes no new one: mount its disk, or make the folder if no run has begun yet" if told else ""
         raise MissingError(f"{error}.{hint}") from error
 
 
