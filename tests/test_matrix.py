@@ -18,7 +18,11 @@ def script(path: Path, text: str) -> None:
 
 
 def matrix(tmp_path: Path) -> str:
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "MATRIX_FOLDER": str(tmp_path / "work")}
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
+        "MATRIX_FOLDER": str(tmp_path / "environments"),
+    }
     environment["COMBINATIONS"] = "3.99|nnunetv2|torch"
     done = subprocess.run(
         [str(REPOSITORY / ".ci" / "matrix")], capture_output=True, text=True, env=environment, timeout=60
@@ -35,7 +39,7 @@ def test_pyenvs_interpreters_are_found(tmp_path: Path, chosen: bool) -> None:
     where = tmp_path / ("bin" if chosen else "pyenv/versions/3.99.4/bin")
     script(where / "python3.99", python)
     assert "FAILED: Python 3.99" in matrix(tmp_path), "it makes no environment"
-    assert (where / "asked").read_text().splitlines()[-1] == f"{where}/python3.99 -m venv {tmp_path}/work/3.99"
+    assert (where / "asked").read_text().splitlines()[-1] == f"{where}/python3.99 -m venv {tmp_path}/environments/3.99"
 
 
 def test_a_python_that_is_nowhere_is_named(tmp_path: Path) -> None:
