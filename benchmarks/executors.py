@@ -17,7 +17,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from nnssl.trainers.executor import measure_executors, random_crops
+from nnssl.trainers.executor import measure_executors
+from nnssl.trainers.trial import random_crops
 from unet import build_method
 
 

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from nnssl.trainers.executor import random_crops
+from nnssl.trainers.trial import random_crops
 from unet import build_method, residual_unet
 
 from nnssl.benchmark.operations import operation_counter

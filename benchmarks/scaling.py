@@ -166,7 +166,7 @@ def _spark(edge: int, ratio: float) -> Any:
 
 
 def _views(method: Any, batch: int) -> Any:
-    from nnssl.trainers.executor import random_crops
+    from nnssl.trainers.trial import random_crops
 
     crops = random_crops(method, batch, torch.device("cpu"))
     return method.views(crops, torch.Generator().manual_seed(0))

@@ -47,15 +47,17 @@ def disk_is_to_blame(error: OSError) -> bool:
     return error.errno in _FULL | _FORBIDDEN | _SILENT
 
 
-def explain(error: OSError, path: Path) -> str:
+def explain(error: OSError, path: Path | None) -> str:
     """`cannot write PATH: the disk is full (6 MB free)`; `cannot use` where it may have been about reading."""
     words = _TROUBLE.get(error.errno or 0, error.strerror or str(error))
-    if error.errno in _FULL:
+    if error.errno in _FULL and path is not None:
         try:
             words += f" ({shutil.disk_usage(path.parent).free / 1e6:,.0f} MB free)"
         except OSError:
             words += " (how much is free cannot be asked)"
-    return f"cannot {'write' if error.errno in _FULL or error.errno == errno.EROFS else 'use'} {path}: {words}"
+    return (
+        f"cannot {'write' if error.errno in _FULL or error.errno == errno.EROFS else 'use'} {path or 'a file'}: {words}"
+    )
 
 
 def user_error(error: BaseException) -> NnsslError | None:
@@ -65,7 +67,7 @@ def user_error(error: BaseException) -> NnsslError | None:
     trouble = disk_error(error)
     if trouble is None or not disk_is_to_blame(trouble):
         return None
-    return NnsslError(explain(trouble, Path(trouble.filename or ".")))
+    return NnsslError(explain(trouble, Path(trouble.filename) if trouble.filename else None))
 
 
 def may_pass(error: OSError) -> bool:

@@ -46,6 +46,10 @@ def atomic_path(target: Path | str, make_folder: bool = True) -> Iterator[Path]:
             os.fsync(f.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp made it private; shared clusters expect the user's umask
         temporary.replace(target)
+    except OSError as error:
+        if error.filename is None:  # of a write into an open file, which does not say what is full or gone
+            error.filename = str(target)
+        raise
     finally:
         with contextlib.suppress(OSError):  # where the disk has gone, the error that matters is on its way already
             temporary.unlink(missing_ok=True)
@@ -174,7 +178,7 @@ def read_yaml(path: Path, name: str) -> dict[Any, Any]:
     return content
 
 
-def read_rows(path: Path, needed: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
+def read_rows(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str]]]:
     """A CSV file with a header.
 
     Args:

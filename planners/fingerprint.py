@@ -135,10 +135,16 @@ def current_fingerprint(dataset_name: str) -> dict[str, Any]:
     found = read_fingerprint(path) if path.is_file() else {}
     if "nnssl" not in found:
         raise MissingError(f"{dataset_name} has no fingerprint yet: run nnssl_plan_and_preprocess with --no_pp first")
-    if found["nnssl"].get("source") != _Work.of(dataset_name).source:
+    made_from, now = str(found["nnssl"].get("source")), _Work.of(dataset_name).source
+    if made_from != now:
+        files = made_from.partition("-")[0] != now.partition("-")[0]  # behind it: which checks were made
         raise NnsslError(
-            f"the raw files of {dataset_name} have changed since its fingerprint: run nnssl_plan_and_preprocess with "
-            "--no_pp (or without flags) again"
+            (
+                f"the raw files of {dataset_name} have changed since its fingerprint"
+                if files
+                else f"nnssl checks more in {dataset_name} now (labels, names of cases) than when its fingerprint was made"
+            )
+            + ": run nnssl_plan_and_preprocess with --no_pp (or without flags) again"
         )
     return found
 

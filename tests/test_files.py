@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from nnssl.trainers.run_config import make_run_config, refuse_newer_config
+from nnssl.trainers.run_config import make_run_config
+from nnssl.trainers.saving import saved_config
 
 from nnssl.data.importing.pool_folder import open_pool
 from nnssl.data.pool import read_pool
+from nnssl.disk import user_error
 from nnssl.errors import NnsslError
 from nnssl.evaluate.classify.model import read_model
 from nnssl.evaluate.embedding import Embedding, read_embedding, write_embedding
 from nnssl.evaluate.report.collect import read_results
 from nnssl.evaluate.study.cells import record_of
 from nnssl.evaluate.study.spec import read_study, recorded_study
-from nnssl.files import check_number, read_json, read_rows, read_yaml, write_json
+from nnssl.files import atomic_path, check_number, read_json, read_rows, read_yaml, write_json
 from nnssl.nesting import DEEPEST, ENDLESS, depth_of_tree, extent
 from nnssl.transfer import torch_files
 from nnssl.transfer.reading import read_weights
@@ -153,7 +156,7 @@ def config(path: Path, number: Any) -> None:
 NUMBERED: dict[str, tuple[Any, Any]] = {
     "embedding": (embedding, lambda folder: read_embedding(folder / "e.npz")),
     "study": (study, lambda folder: recorded_study(folder / "study.json")),
-    "settings": (config, lambda folder: refuse_newer_config(folder / "config.json")),
+    "settings": (config, saved_config),
 }
 
 
@@ -215,3 +218,19 @@ def test_an_import_report_of_another_form(tmp_path: Path) -> None:
         write_json(content, folder / "import_report.json")
         with pytest.raises(NnsslError, match=said):
             open_pool(tmp_path, 500, None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The error of a write into an open file does not."""
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.json"), Path("/dev/full").open("w") as file:
+        file.write("x")
+        file.flush()
+    said = str(user_error(caught.value))
+    assert f"cannot write {tmp_path / 'a.json'}: the disk is full (" in said
+    assert "MB free" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_an_unknown_file_only_the_reason_is_said() -> None:
+    assert str(user_error(OSError(errno.ENOSPC, "x"))) == "cannot write a file: the disk is full"

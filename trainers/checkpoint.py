@@ -12,6 +12,7 @@ from nnssl.trainers.trouble import Trouble
 
 from nnssl.data.pool import Pool
 from nnssl.errors import NnsslError
+from nnssl.files import check_number
 from nnssl.transfer.loading import no_surprise
 
 FORMAT = 2
@@ -140,7 +141,4 @@ def check_format(content: dict[str, Any], where: str) -> None:
     """Refuse what is not a pretraining checkpoint of this format."""
     if "nnssl_checkpoint" not in content:
         raise NnsslError(f"{where} is not a pretraining checkpoint of nnssl")
-    if type(content["nnssl_checkpoint"]) is not int or content["nnssl_checkpoint"] < 1:
-        raise NnsslError(f"{where} is damaged: its format is {str(content['nnssl_checkpoint'])[:40]}")
-    if content["nnssl_checkpoint"] > FORMAT:
-        raise NnsslError(f"{where} was written by a newer nnssl (format {content['nnssl_checkpoint']}): update nnssl")
+    check_number(content, "nnssl_checkpoint", FORMAT, where)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,12 +10,12 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
+from nnssl.trainers.trial import copied, out_of_memory, own_draws, random_crops, views_of
 from torch import distributed as dist
 
 from nnssl.data.loader import rank_share
 from nnssl.errors import NnsslError
 from nnssl.losses import Ranks
-from nnssl.methods import CropBatch, Method
 from nnssl.methods.sparse_encoding import ExecutorName, SparseEncoding
 
 if TYPE_CHECKING:
@@ -87,21 +86,40 @@ def _faster(trainer: nnsslTrainer, parts: list[SparseEncoding]) -> tuple[Executo
         return chosen, [
             f"sparse encoder: computed as '{chosen}'; the memory of {device} is too small for a step {other}"
         ]
-    apart = max(disagreement(part, device, trainer._autocast) for part in parts) if chosen == "tiles" else 0.0
-    allowed = AGREEMENT[trainer.precision]
-    if trainer.is_ddp:
-        worst = torch.tensor(apart, device=device)
-        dist.all_reduce(worst, dist.ReduceOp.MAX)
-        apart = float(worst)
-    if not apart <= allowed:  # not a number is wrong too
-        return "dense", [
-            f"WARNING: sparse encoder: computed as 'dense', because tiles disagree with it on {device} by {apart:.2g}, more "
-            f"than the {allowed:.2g} that rounding explains: please report this, with the versions of nnssl_doctor"
-        ]
+    if chosen == "tiles":
+        apart = _apart(trainer, parts, min(2, crops))
+        allowed = AGREEMENT[trainer.precision]
+        if apart is None:
+            return "dense", [
+                f"sparse encoder: computed as 'dense'; the memory of {device} is too small to compare tiles with it, so "
+                "--executor tiles would be unchecked"
+            ]
+        if not apart <= allowed:  # not a number is wrong too
+            return "dense", [
+                f"WARNING: sparse encoder: computed as 'dense', because tiles disagree with it on {device} by "
+                f"{apart:.2g}, more than the {allowed:.2g} that rounding explains: please report this, with the versions "
+                "of nnssl_doctor"
+            ]
     return chosen, [
         f"sparse encoder: computed as '{chosen}', the faster way here: {tiles:.3f} s per step with tiles, {dense:.3f} s "
         f"dense, ratio {tiles / dense:.2f} (forward and backward, median of {ROUNDS} steps in turns, random crops)"
     ]
+
+
+def _apart(trainer: nnsslTrainer, parts: list[SparseEncoding], crops: int) -> float | None:
+    """The largest `disagreement` of any part in any process; None where memory did not suffice to find out in one."""
+    try:
+        each = [disagreement(part, trainer.device, trainer._autocast, crops) for part in parts]
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        each = []
+    worst = max((value if math.isfinite(value) else math.inf for value in each), default=0.0)
+    if trainer.is_ddp:
+        of_all = torch.tensor([worst, float(not each)], device=trainer.device)
+        dist.all_reduce(of_all, dist.ReduceOp.MAX)
+        return None if of_all[1] else float(of_all[0])
+    return worst if each else None
 
 
 def measure_executors(
@@ -129,8 +147,8 @@ def measure_executors(
     former, training, ranks = method.executor, method.training, method.ranks
     times: dict[str, list[float]] = {name: [] for name in method.executors}
     method.assign_ranks(Ranks())  # alone: a process that runs out of memory must not leave the others waiting for it
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        views = method.train().views(random_crops(method, batch, device), torch.Generator().manual_seed(0))
+    with own_draws(device):
+        views = views_of(method.train(), random_crops(method, batch, device))
         for _ in range(rounds + 1):
             for name in method.executors:
                 if math.inf in times[name]:
@@ -158,7 +176,7 @@ def measure_executors(
 
 
 def disagreement(
-    method: SparseEncoding, device: torch.device, autocast: Callable[[], AbstractContextManager], crops: int = 2
+    method: SparseEncoding, device: torch.device, autocast: Callable[[], AbstractContextManager], crops: int
 ) -> float:
     """How far the two ways are apart on this device: the relative difference of the loss and of the gradient's norm.
 
@@ -166,25 +184,19 @@ def disagreement(
     the run. Leaves nothing behind, being done on a copy of the method.
     """
     answers = []
-    copied = copy.deepcopy(method).train()
-    copied.assign_ranks(Ranks())
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        views = copied.views(random_crops(copied, crops, device), torch.Generator().manual_seed(0))
-        for name in copied.executors:
+    with own_draws(device):
+        trial = copied(method)
+        views = views_of(trial, random_crops(trial, crops, device))
+        for name in trial.executors:
             torch.manual_seed(0)  # dropout draws alike
-            copied.use_executor(name)
-            copied.zero_grad(set_to_none=True)
+            trial.use_executor(name)
+            trial.zero_grad(set_to_none=True)
             with autocast():
-                total = copied(views).total
+                total = trial(views).total
             total.backward()
-            norms = [p.grad.double().norm() for p in copied.parameters() if p.grad is not None]
+            norms = [p.grad.double().norm() for p in trial.parameters() if p.grad is not None]
             answers.append((float(total.detach()), float(torch.stack(norms).norm())))
     return max(abs(a - b) / max(abs(a), abs(b), 1e-12) for a, b in zip(*answers, strict=True))
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Of a GPU, of numpy, or of torch on a CPU, which has no type of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _step(network: Any, views: Any, device: torch.device, autocast: Callable[[], AbstractContextManager]) -> float:
@@ -200,12 +212,3 @@ def _step(network: Any, views: Any, device: torch.device, autocast: Callable[[],
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def random_crops(method: Method, batch: int, device: torch.device, partner: bool = False) -> CropBatch:
-    """Time and memory do not depend on what is in a crop; `partner`: each comes with another one."""
-    size = method.read_size()
-    images = torch.randn(batch, method.channels, *size, generator=torch.Generator().manual_seed(0))
-    inside = torch.tensor([[0, n] for n in size]).expand(batch, -1, -1)
-    other = random_crops(method, batch, device) if partner else None
-    return CropBatch(images, inside, torch.arange(batch), other).to(device)

@@ -14,7 +14,7 @@ from nnssl.trainers.recipes import EPOCHS
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnssl.data.folders import is_labelled_dataset, nnunet_folder, read_dataset_json, read_plans
+from nnssl.data.folders import check_configuration, is_labelled_dataset, nnunet_folder, read_dataset_json, read_plans
 from nnssl.data.plan_names import check_plans_name
 from nnssl.data.pool import read_pool, read_splits
 from nnssl.data.subjects import read_subjects
@@ -59,11 +59,7 @@ def finetune_plans(
     """
     folder = nnunet_folder("nnUNet_preprocessed") / dataset
     plans = copy.deepcopy(read_plans(dataset, plans_name))
-    if configuration not in plans["configurations"]:
-        raise NnsslError(
-            f"configuration '{configuration}' is not in {plans_name} of {dataset}; there are: "
-            f"{', '.join(plans['configurations'])}"
-        )
+    check_configuration(plans, configuration, plans_name, dataset)
     check_plans_name(name, "-o")
     path = folder / f"{name}.json"
     if name == plans_name or (path.is_file() and not overwrite):

@@ -21,13 +21,13 @@ from nnssl.trainers.pretraining import nnsslTrainer
 from nnssl.trainers.process_group import PATIENCE_SECONDS, Place, agree, by_the_first, joined
 from nnssl.trainers.processes import run_processes
 from nnssl.trainers.relaunch import Launch, queued_again, refuse_an_empty_disk, this_launch
-from nnssl.trainers.run_config import RunConfig, make_run_config, refuse_newer_config, restored_run_config
-from nnssl.trainers.saving import checkpoint_to_continue, saved_config
+from nnssl.trainers.run_config import RunConfig, make_run_config, restored_run_config
+from nnssl.trainers.saving import checkpoint_to_continue, has_run, saved_config
 from nnssl.trainers.start import clear_run, refuse_to_overwrite, wait_for_predecessor
 
 from nnssl.data.cpus import usable_cpus
-from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
-from nnssl.errors import MissingError, NnsslError, did_you_mean
+from nnssl.data.folders import check_configuration, nnunet_folder, read_dataset_json, read_plans, resolve_dataset
+from nnssl.errors import MissingError, NnsslError
 from nnssl.transfer.provenance import package_versions
 
 
@@ -100,8 +100,6 @@ def prepare(request: Request, world: int = 1, again: bool = False) -> RunConfig:
     """
     run = _placed(make_run_config(request.method, request.flags, request.config_file, request.sets))
     folder = run_folder(request)
-    if request.resume:
-        refuse_newer_config(folder / "config.json")
     saved = saved_config(folder) if request.resume else None
     if saved is not None:
         run = _continued(run, restored_run_config(saved), request)
@@ -128,13 +126,7 @@ def _placed(run: RunConfig) -> RunConfig:
 def run_folder(request: Request) -> Path:
     """Where a request's run lies: nnU-Net's results layout, with the checks of dataset, plans and configuration."""
     name = resolve_dataset(request.dataset, "nnUNet_preprocessed")
-    plans = read_plans(name, request.plans)
-    known = list(plans["configurations"])
-    if request.configuration not in known:
-        raise NnsslError(
-            f"configuration '{request.configuration}' is not in {request.plans} of {name}."
-            f"{did_you_mean(request.configuration, known)} There are: {', '.join(known)}"
-        )
+    check_configuration(read_plans(name, request.plans), request.configuration, request.plans, name)
     trainer = trainer_for(request.method, request.name).__name__
     results = _results_to_continue() if request.resume else nnunet_folder("nnUNet_results", create=True)
     return results / name / f"{trainer}__{request.plans}__{request.configuration}" / f"fold_{fold_of(request.fold)}"
@@ -203,7 +195,7 @@ def train(request: Request, run: RunConfig, device: torch.device, processes: int
     started_by = this_launch()
     by_the_first(lambda: _take_folder(trainer, request, started_by))
     if request.resume:
-        found = checkpoint_to_continue(Path(trainer.output_folder), trainer.print_to_log_file)
+        found = by_the_first(lambda: checkpoint_to_continue(Path(trainer.output_folder), trainer.print_to_log_file))
         if found:
             trainer.load_checkpoint(str(found))
     done = {"pool": trainer.train_pool.signature, "epoch": trainer.state.epoch, "step": trainer.state.step}
@@ -260,13 +252,26 @@ def _one_of_several(request: Request, run: RunConfig | None, device: torch.devic
 def _prepared_by_the_first(request: Request, place: Place, started_by: Launch | None) -> tuple[bool, dict[str, Any]]:
     """Whether the run goes on, and its settings, as the first process finds them.
 
-    What torchrun has started before goes on, whatever the command says: `--overwrite` was done then.
+    What this torchrun has begun goes on, whatever the command says: `--overwrite` was done then.
     """
-    again = started_by is not None and (started_by.restarts > 0 or started_by.goes_on(run_folder(request)))
+    again = started_by is not None and _has_begun(started_by, request)
     if again and not request.resume:
         log.info("torchrun has started this run before: it goes on from its last checkpoint")
         request = replace(request, resume=True, overwrite=False)
     return request.resume, prepare(request, place.world, again).model_dump()
+
+
+def _has_begun(started_by: Launch, request: Request) -> bool:
+    """Whether the run in the request's folder was begun by this torchrun; after a restart also where there is none.
+
+    Then either the processes died before it began, or its disk is gone: what is there decides, see `refuse_an_empty_disk`.
+    A run of somebody else's is still to be refused, or to be overwritten.
+    """
+    try:
+        folder = run_folder(replace(request, resume=True))  # this makes no nnUNet_results
+    except MissingError:
+        return started_by.restarts > 0
+    return started_by.goes_on(folder) or (started_by.restarts > 0 and not has_run(folder))
 
 
 def _setting(run: RunConfig, key: str) -> Any:

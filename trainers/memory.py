@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from nnssl.trainers.device import without_search
-from nnssl.trainers.executor import out_of_memory, random_crops
 from nnssl.trainers.process_group import processes_here
+from nnssl.trainers.trial import copied, out_of_memory, own_draws, random_crops, views_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnssl.data.memory import usable_memory
-from nnssl.losses import Ranks
 
 if TYPE_CHECKING:
     from nnssl.trainers.pretraining import nnsslTrainer
@@ -121,33 +119,33 @@ def peak_bytes(trainer: nnsslTrainer, batch: int) -> int | None:
 
     Done on a copy of the method, so that nothing is left behind.
     """
-    device = trainer.device
-    method = copy.deepcopy(trainer.method).train()
-    method.assign_ranks(Ranks())  # alone: nothing is asked of the other processes
-    cuda = device.type == "cuda"
     try:
-        with torch.random.fork_rng(devices=[device] if cuda else []), without_search() if cuda else nullcontext():
-            crops = random_crops(method, batch, device, method.wants_partner)
-            live = LiveMemory()
-            if cuda:  # its allocator knows better, and knows what libraries take
-                before = torch.cuda.memory_allocated(device)
-                torch.cuda.reset_peak_memory_stats(device)
-            with nullcontext() if cuda else live:
-                with torch.no_grad():
-                    views = method.views(crops, torch.Generator().manual_seed(0))
-                with trainer._autocast():
-                    total = method(views).total
-                total.backward()
-        return int(torch.cuda.max_memory_allocated(device) - before if cuda else live.peak)
+        return _peak_bytes(trainer, batch)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         return None
     finally:
-        del method
-        if cuda:
+        if trainer.device.type == "cuda":
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(trainer.device)
+
+
+def _peak_bytes(trainer: nnsslTrainer, batch: int) -> int:
+    device, live = trainer.device, LiveMemory()
+    cuda = device.type == "cuda"
+    with own_draws(device), without_search() if cuda else nullcontext():
+        method = copied(trainer.method)
+        if cuda:  # its allocator knows better, and knows what libraries take
+            before = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
+        with nullcontext() if cuda else live:
+            crops = random_crops(method, batch, device)  # they stay in memory through the step, as in training
+            views = views_of(method, crops)
+            with trainer._autocast():
+                total = method(views).total
+            total.backward()
+    return int(torch.cuda.max_memory_allocated(device) - before if cuda else live.peak)
 
 
 def memory_of(device: torch.device, processes: int) -> int:

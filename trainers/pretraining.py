@@ -40,7 +40,7 @@ from nnssl.trainers.recovery import check_health, check_numbers, first_content, 
 from nnssl.trainers.resumable import Resumable
 from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.run_lock import RunLock
-from nnssl.trainers.saving import Keeper, remove_finished, sweep, tolerated
+from nnssl.trainers.saving import Keeper, has_run, remove_finished, sweep, tolerated
 from nnssl.trainers.start import announce, check_beginning, write_down
 from nnssl.trainers.step import SKIPPED, TrainingStep
 from nnssl.trainers.stopping import Stopped, StopRequest
@@ -78,8 +78,9 @@ class nnsslTrainer(LogFile, Resumable, TrainingStep, nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
         run = plans.pop("nnssl_run", None)
-        self._continuing = bool(plans.get("continue_training"))
+        continuing = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._continuing = continuing and has_run(Path(self.output_folder))
         if device.type != "cuda":  # nnU-Net takes a GPU for granted once processes are distributed
             self.device = device
         elif self.is_ddp:  # and one node: on several, a rank is not the number of a GPU

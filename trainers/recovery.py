@@ -1,4 +1,4 @@
-"""What a run does about numerical trouble: back to the last good checkpoint at a lower rate, and in the end a diagnosis."""
+"""What a run does about numerical trouble: back to the last fixed place at a lower rate, and in the end a diagnosis."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def roll_back(trainer: nnsslTrainer, trouble: RollBack) -> None:
     say = trainer.print_to_log_file
     if done >= MOST:
         raise NnsslError(
-            f"pretraining stopped: {trouble}. Going back to the last good checkpoint at half the rate has not helped "
+            f"pretraining stopped: {trouble}. Going back to an earlier checkpoint at half the rate has not helped "
             f"{MOST} times. Look at the images of these cases; else start again with a lower --lr (it was "
             f"{trainer.run.lr:g}), a lower --set clip or --set precision=float32, and --overwrite or --name"
         )

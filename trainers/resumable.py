@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from nnssl.trainers import checkpoint as checkpoints
 from nnssl.trainers.building import Ancestor
+from nnssl.trainers.reading_once import read_once
 from nnssl.trainers.run_config import RunConfig, restored_run_config
 from nnssl.trainers.saving import Keeper, put_damaged_aside, read_checkpoint
 
@@ -66,12 +67,13 @@ class Resumable:
         return {**content, "init": self.ancestor.record if self.ancestor else None}
 
     def load_checkpoint(self, filename_or_checkpoint: str | dict) -> None:
-        """Go on from a checkpoint; its settings are the run's, whatever this trainer was made with."""
+        """Go on from a checkpoint; its settings are the run's, whatever this trainer was made with.
+
+        Of several processes all must ask, and the first one reads it.
+        """
         if isinstance(filename_or_checkpoint, str):
-            content, found = read_checkpoint(Path(filename_or_checkpoint), self.print_to_log_file)
-            if self.local_rank == 0 and found.parent == Path(self.output_folder):
-                put_damaged_aside(found, self.print_to_log_file)
-            where = str(found)
+            path = Path(filename_or_checkpoint)
+            content, where = read_once(lambda: self._read_checkpoint(path), self.device)
         else:
             content, where = filename_or_checkpoint, "checkpoint"
             checkpoints.check_format(content, where)
@@ -85,3 +87,9 @@ class Resumable:
         self.ancestor = Ancestor(content["init"]) if content.get("init") else None
         self.resumed = True
         self.print_to_log_file(f"continuing in epoch {self.state.epoch + 1} after step {self.state.step} ({where})")
+
+    def _read_checkpoint(self, path: Path) -> tuple[dict[str, Any], str]:
+        content, found = read_checkpoint(path, self.print_to_log_file)
+        if found.parent == Path(self.output_folder):
+            put_damaged_aside(found, self.print_to_log_file)
+        return content, str(found)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnssl.data.weights import Balance
 from nnssl.errors import MissingError, NnsslError, did_you_mean
-from nnssl.files import check_number, parse_yaml, read_json, read_yaml
+from nnssl.files import parse_yaml, read_yaml
 from nnssl.methods import Method, get_method
 from nnssl.methods.base import OptimizerName
 
@@ -77,7 +77,7 @@ class RunConfig(BaseModel):
     nonfinite_steps: int = Field(
         3,
         ge=1,
-        description="steps in a row without finite numbers after which the run goes back to its last checkpoint",
+        description="steps in a row without finite numbers after which the run goes back to an earlier checkpoint",
     )
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="what to do when the method's health has been bad for three epochs in a row"
@@ -217,16 +217,6 @@ def restored_run_config(saved: Mapping[str, Any]) -> RunConfig:
     return _validated(RunConfig, saved)
 
 
-def refuse_newer_config(path: Path) -> None:
-    """Refuse a config.json whose settings may mean something that this version does not know.
-
-    Raises:
-        NnsslError: it has a newer format.
-    """
-    if path.is_file():
-        check_number(read_json(path), "format", CONFIG_FORMAT, path)
-
-
 def _from_file(file: Path | None) -> list[tuple[str, Any]]:
     if file is None:
         return []
@@ -243,7 +233,7 @@ def _from_text(text: str) -> tuple[str, Any]:
         value = f"[{value}]"
     try:
         return key.strip(), parse_yaml(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise NnsslError(f"--set {_shown(text)}: the value cannot be read") from error
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from nnssl.trainers.checkpoint import DAMAGED, FINAL, LATEST, PREVIOUS, check_format
 from nnssl.trainers.rotation import SPARE, make_way, settle
+from nnssl.trainers.run_config import CONFIG_FORMAT
 
 from nnssl.disk import disk_error, explain, retried
 from nnssl.errors import MissingError, NnsslError
-from nnssl.files import atomic_path, flush_folder, leftovers, read_json
+from nnssl.files import atomic_path, check_number, flush_folder, leftovers, read_json
 from nnssl.transfer import torch_files
 
 ORDER = (FINAL, LATEST, PREVIOUS)
@@ -162,6 +163,11 @@ def checkpoint_to_continue(folder: Path, say: Say) -> Path | None:
     return None
 
 
+def has_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder, as far as its settings or a checkpoint are there."""
+    return any((folder / name).is_file() for name in ("config.json", *ORDER))
+
+
 def remove_finished(folder: Path) -> None:
     """Once the results are there the final checkpoint is enough."""
     for name in (LATEST, PREVIOUS, SPARE, DAMAGED):
@@ -255,15 +261,18 @@ def saved_config(folder: Path) -> dict[str, Any] | None:
     """The settings in a run's config.json, or in its checkpoint if only that was copied here; None where there is no run.
 
     Raises:
-        NnsslError: the file is damaged.
+        NnsslError: the file is damaged, or of a newer format: its settings may mean what this version does not know.
     """
     path = folder / "config.json"
     if path.is_file():
         mend = "Restore it, or start again with --overwrite"
         try:
-            return dict(read_json(path)["config"])
+            content = read_json(path)
         except NnsslError as error:  # it names the file
             raise NnsslError(f"{error}. {mend}") from error
+        check_number(content, "format", CONFIG_FORMAT, path)
+        try:
+            return dict(content["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise NnsslError(f"{path} is damaged: it holds no settings. {mend}") from error
     found = next((folder / name for name in ORDER if (folder / name).is_file()), None)

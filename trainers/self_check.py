@@ -7,16 +7,14 @@ and size of map, forward and backward, are compared with float32 on the same rou
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from nnssl.trainers.executor import out_of_memory, random_crops
+from nnssl.trainers.trial import copied, out_of_memory, own_draws, random_crops, views_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnssl.errors import NnsslError
-from nnssl.losses import Ranks
 from nnssl.methods import Method
 
 ALLOWED = {torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -148,15 +146,12 @@ def computed_by(method: Method, device: torch.device) -> set[Convolution]:
 
     Done on a copy of the method, so that nothing is left behind.
     """
-    copied = copy.deepcopy(method).train()
-    copied.assign_ranks(Ranks())  # alone: nothing is asked of the other processes
     noted = _Convolutions()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), noted:
-            crops = random_crops(copied, 1, device, copied.wants_partner)
-            with torch.no_grad():
-                views = copied.views(crops, torch.Generator().manual_seed(0))
-            copied(views).total.backward()
+        with own_draws(device):
+            trial = copied(method)
+            with noted:
+                trial(views_of(trial, random_crops(trial, 1, device))).total.backward()
     except (MemoryError, RuntimeError) as failure:
         if not out_of_memory(failure):
             raise

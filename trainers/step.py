@@ -1,4 +1,7 @@
-"""One training step: views, forward, backward, optimiser, what the method moves by itself. It never waits for the device."""
+"""One training step: views, forward, backward, optimiser, what the method moves by itself.
+
+It does not wait for the device, but for RAdam and LAMB in float16 (see `PUT_BACK`).
+"""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Trouble:
 
 
 class RollBack(Exception):
-    """The run must go back to its last good checkpoint; the text is the diagnosis."""
+    """The run must go back to the checkpoint of its last fixed place; the text is the diagnosis."""
 
 
 @torch.no_grad()

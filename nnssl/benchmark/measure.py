@@ -18,9 +18,9 @@ from nnssl.data.sampling import TRAINING
 from nnssl.errors import NnsslError
 from nnssl.methods import CropBatch
 from nnssl.trainers.dry_run import initialized_trainer
-from nnssl.trainers.executor import out_of_memory
 from nnssl.trainers.launch import Request
 from nnssl.trainers.pretraining import nnsslTrainer
+from nnssl.trainers.trial import out_of_memory
 
 log = logging.getLogger(__name__)
 

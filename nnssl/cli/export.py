@@ -84,7 +84,7 @@ def export(a: argparse.Namespace) -> None:
     """The weights file of a target."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans, resolve_dataset
+    from nnssl.data.folders import check_configuration, nnunet_folder, read_dataset_json, read_plans, resolve_dataset
     from nnssl.files import read_json, write_json
     from nnssl.transfer import target_of, write_nnunet_init
     from nnssl.transfer.adapt import parse_channel_map
@@ -93,10 +93,7 @@ def export(a: argparse.Namespace) -> None:
 
     name = resolve_dataset(a.d, "nnUNet_preprocessed")
     plans = read_plans(name, a.p)
-    if a.c not in plans["configurations"]:
-        raise NnsslError(
-            f"configuration '{a.c}' is not in {a.p} of {name}; there are: {', '.join(plans['configurations'])}"
-        )
+    check_configuration(plans, a.c, a.p, name)
     channel_map = parse_channel_map(a.channel_map) if a.channel_map else None
     weights = read_weights(a.encoder, a.key_prefix)
     folder = nnunet_folder("nnUNet_preprocessed") / name

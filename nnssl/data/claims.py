@@ -119,7 +119,7 @@ def _last(lock: Path) -> tuple[int, Path] | None:
 
 
 def _take(lock: Path) -> Path | None:
-    last, before = _last(lock), ""
+    last, before = _last(lock), None
     if last is None:
         path = lock
     else:
@@ -137,22 +137,22 @@ def _take(lock: Path) -> Path | None:
     return None
 
 
-def _is_valid(path: Path, lock: Path, last: tuple[int, Path] | None, before: str) -> bool:
+def _is_valid(path: Path, lock: Path, last: tuple[int, Path] | None, before: str | None) -> bool:
     """Whether a new claim counts: it is the last, and the dead owner's that it succeeds is still the one before.
 
     Else an heir gave the piece back between the look and the claim, and a rival may have begun the numbers anew: it would
     hold `lock`, and this process `lock.1`.
     """
     now = _last(lock)
-    return now is not None and now[1] == path and (last is None or (before != "" and _content(last[1]) == before))
+    return now is not None and now[1] == path and (last is None or (before is not None and _content(last[1]) == before))
 
 
-def _content(path: Path) -> str:
-    """Of a claim; no two are alike. Empty where it was given back."""
+def _content(path: Path) -> str | None:
+    """Of a claim; no two are alike, but those that a full disk or a power cut left empty. None where it was given back."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _make(path: Path) -> bool:

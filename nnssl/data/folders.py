@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def read_plans(dataset_name: str, plans_name: str) -> dict[str, Any]:
             "plan and preprocess the dataset first, or name other plans"
         )
     return check_plans(read_json(path), path)
+
+
+def check_configuration(plans: Mapping[str, Any], configuration: str, plans_name: str, dataset_name: str) -> None:
+    """Whether plans have a configuration.
+
+    Raises:
+        NnsslError: they do not; the line names those they have.
+    """
+    known = list(plans["configurations"])
+    if configuration not in known:
+        raise NnsslError(
+            f"configuration '{configuration}' is not in {plans_name} of {dataset_name}."
+            f"{did_you_mean(configuration, known)} There are: {', '.join(known)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nnssl.data.cache import CaseCache
+from nnssl.data.parallel import ignore_signals
 from nnssl.data.pool import Pool
 from nnssl.data.readahead import LARGEST, ReadAhead
 from nnssl.data.sampling import CropPlace, CropSampler
@@ -230,10 +230,7 @@ def crop_loader(
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """A scheduler signals every process of a job; a worker that died of it would take the run down before it is saved."""
-    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_signals()
 
 
 def rank_share(batch_size: int, rank: int, world_size: int) -> range:

@@ -144,3 +144,10 @@ def one_line(error: BaseException) -> str:
     name = type(error).__name__
     line = text if isinstance(error, Failure) else f"{name}: {text}" if text else name
     return line if len(line) <= 300 else line[:297] + "..."
+
+
+def ignore_signals() -> None:
+    """A scheduler signals every process of a job; a helper that died of it would take the run down before it is saved."""
+    for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

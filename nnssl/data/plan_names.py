@@ -27,7 +27,7 @@ def check_plans_name(name: str, flag: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name) or "__" in name or name.endswith(".json"):
         raise NnsslError(
             f"{flag} {name}: a name of plans has letters, digits and single '_', '-', '+' or '.', and no folder or ending, "
-            "for example -p myPlans".replace("-p", flag)
+            f"for example {flag} myPlans"
         )
     if RESERVED.fullmatch(name):
         raise NnsslError(f"{flag} {name}: {name}.json is another file of the dataset; take another name")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnssl.errors import NnsslError, shortened
+from nnssl.files import read_rows
 
 TABLES = ("subjects.csv", "cases.csv")
 COLUMNS = ("subject", "patient")
@@ -92,21 +92,10 @@ def read_subject_table(path: Path) -> dict[str, str]:
 
 
 def _read_table(path: Path, required: bool) -> dict[str, str]:
-    try:
-        return _rows(path, required)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise NnsslError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
-
-
-def _rows(path: Path, required: bool) -> dict[str, str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        column = next((c for c in COLUMNS if c in columns), None)
-        if "case" not in columns or column is None:
-            if required:
-                raise NnsslError(
-                    f"{path} needs a column 'case' and a column 'subject', it has: {shortened(columns, 20)}"
-                )
-            return {}
-        return {row["case"]: str(row[column] or "") for row in reader}
+    columns, rows = read_rows(path)
+    column = next((c for c in COLUMNS if c in columns), None)
+    if "case" not in columns or column is None:
+        if required:
+            raise NnsslError(f"{path} needs a column 'case' and a column 'subject', it has: {shortened(columns, 20)}")
+        return {}
+    return {row["case"]: row[column] for row in rows}

@@ -14,13 +14,16 @@ from nnssl.doctor.findings import Finding, ok, warning
 MOUNTS = Path("/proc/self/mounts")
 OF_ONE_MACHINE = ("nolock", "local_lock=all", "local_lock=posix", "localflock")
 """Options of NFS and Lustre under which locks hold among the processes of one machine only."""
-_RIVAL = """
+REFUSED = 3
+"""Exit code of a process that did not get the lock of another."""
+_RIVAL = f"""
 import errno, fcntl, sys
+REFUSED = {REFUSED}
 with open(sys.argv[1], "r+") as file:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        sys.exit(3 if error.errno in (errno.EACCES, errno.EAGAIN) else 4)
+        sys.exit(REFUSED if error.errno in (errno.EACCES, errno.EAGAIN) else 4)
 """
 ABOUT = "locks"
 MEND = (
@@ -51,6 +54,12 @@ def locks() -> Iterator[Finding]:
     elif options:
         yield warning(
             ABOUT, f"nnUNet_results={folder} is mounted with {options[0]}: they hold on this machine only", MEND
+        )
+    elif rival.returncode != REFUSED:
+        yield warning(
+            ABOUT,
+            f"whether nnUNet_results={folder} keeps other processes out could not be tried",
+            f"{MEND}, if it does not",
         )
     else:
         yield ok(ABOUT, f"a run in nnUNet_results={folder} keeps other processes out")

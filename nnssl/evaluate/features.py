@@ -11,7 +11,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans
+from nnssl.data.folders import check_configuration, nnunet_folder, read_dataset_json, read_plans
 from nnssl.errors import NnsslError
 from nnssl.networks import build_unet, pool, total_stride
 from nnssl.networks.pooled import Pooling
@@ -191,10 +191,7 @@ def extractor_for(
 
 
 def _configuration(plans: dict[str, Any], name: str, plans_name: str, dataset: str) -> dict[str, Any]:
-    if name not in plans["configurations"]:
-        raise NnsslError(
-            f"configuration '{name}' is not in {plans_name} of {dataset}; there are: {', '.join(plans['configurations'])}"
-        )
+    check_configuration(plans, name, plans_name, dataset)
     settings = dict(PlansManager(plans).get_configuration(name).configuration)
     if settings.get("previous_stage"):
         raise NnsslError(f"{name} is the second stage of a cascade, which does not see images alone: use 3d_fullres")

@@ -18,6 +18,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from nnssl.data.parallel import ignore_signals
 from nnssl.errors import NnsslError
 from nnssl.files import atomic_path
 from nnssl.networks import build_unet
@@ -159,7 +160,7 @@ def _verify_apart(path: Path, state: Mapping[str, torch.Tensor], target: Target)
     if not (dist.is_available() and dist.is_initialized()):
         verify_nnunet_init(path, state, target)
         return
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=ignore_signals) as pool:
         pool.submit(_verify_only, path, dict(state), target).result()
 
 

@@ -59,12 +59,12 @@ def target_of(
         intensity=plans.get("foreground_intensity_properties_per_channel") or {},
         orientation=usual_orientation(fingerprint),
     )
-    segmentations = _segmentation_channels(plans, configuration, dataset_json)
+    segmentations = _segmentation_channels(plans, configuration, dataset_json, len(names))
     return Target(configuration["architecture"], len(names) + segmentations, images, segmentations)
 
 
 def _segmentation_channels(
-    plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset_json: Mapping[str, Any]
+    plans: Mapping[str, Any], configuration: Mapping[str, Any], dataset_json: Mapping[str, Any], images: int
 ) -> int:
     """What nnU-Net adds to the image channels of a cascade's second stage: the classes of the first."""
     if not configuration.get("previous_stage"):
@@ -74,9 +74,8 @@ def _segmentation_channels(
 
     manager, settings = PlansManager(dict(plans)), ConfigurationManager(dict(configuration))
     content = dict(dataset_json)
-    names = content.get("channel_names") or content.get("modality") or {}
     try:
-        return int(determine_num_input_channels(manager, settings, content)) - len(names)
+        return int(determine_num_input_channels(manager, settings, content)) - images
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:  # what nnU-Net makes of unusual labels
         raise NnsslError(f"dataset.json: nnU-Net refuses the labels {content['labels']}: {error}") from error
 

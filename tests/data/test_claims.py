@@ -67,6 +67,18 @@ def late(lock: str, queue: Any, go: Any, leave: Any) -> None:
         leave.wait(60)
 
 
+@pytest.mark.parametrize("content", ["", "elsewhere 1 2 3 4\n"], ids=["empty", "whole"])
+def test_a_dead_claim_is_taken_over_whatever_a_full_disk_left_of_it(tmp_path: Path, content: str) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(content)
+    with claim(lock) as mine:
+        assert not mine, "its owner may be about to write its name"
+    make_stale(lock)
+    with claim(lock) as mine:
+        assert mine
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("round_", range(3))
 def test_of_many_that_see_a_dead_owner_one_takes_over(tmp_path: Path, round_: int) -> None:
     lock = tmp_path / "lock"

@@ -161,6 +161,15 @@ def test_a_disk_whose_locks_do_not_work(gives: str, nnunet_folders: Path, monkey
     assert "flock" in finding.mend and "lockd" in finding.mend
 
 
+@pytest.mark.parametrize("rival", ["import sys; sys.exit(4)", "raise OSError"])
+def test_a_lock_that_could_not_be_tried_is_not_called_good(
+    rival: str, nnunet_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_RIVAL", rival)
+    (finding,) = locks.locks()
+    assert finding.state == "warning" and "could not be tried" in finding.says
+
+
 def test_reading_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CASE", (1, 20, 24, 24))
     monkeypatch.setattr(machine, "CROP", (16, 16, 16))

@@ -276,7 +276,10 @@ def test_a_changed_table_is_another_study(target: Path, tmp_path: Path, capfd: p
     assert run_command("study", *run) == 0
     before = (folder / "study.json").read_text()
     assert run_command("study", *run) == 0
-    table.write_text("case,y\n" + "".join(f"{n},{i + 1}\n" for i, n in enumerate(names)))
+    moved = table.rename(tmp_path / "u.csv")
+    file.write_text(file.read_text().replace(str(table), str(moved)))
+    assert run_command("study", *run) == 0, "another machine has it elsewhere"
+    moved.write_text("case,y\n" + "".join(f"{n},{i + 1}\n" for i, n in enumerate(names)))
     capfd.readouterr()
     assert run_command("study", *run) == 2
     assert "other labels" in capfd.readouterr().err

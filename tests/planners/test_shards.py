@@ -107,6 +107,25 @@ def test_a_half_written_case_is_not_taken_for_done(nnunet_folders: Path, capfd: 
     assert "2 of 3 cases are up to date" in capfd.readouterr().out
 
 
+def test_a_fingerprint_from_before_a_check_is_not_blamed_on_the_files(
+    nnunet_folders: Path, capfd: pytest.CaptureFixture
+) -> None:
+    make_raw(nnunet_folders / "raw", "Dataset902_Pool", 2, 1)
+    assert plan("--no_pp") == 0
+    path = folder(nnunet_folders) / "dataset_fingerprint.json"
+    content = json.loads(path.read_text())
+    files, _, checks = content["nnssl"]["source"].partition("-")
+    assert checks.startswith("labels")
+    for source, said in (
+        (files, "nnssl checks more in Dataset902_Pool now"),
+        (f"x-{checks}", "raw files of Dataset902"),
+    ):
+        path.write_text(json.dumps(content | {"nnssl": content["nnssl"] | {"source": source}}))
+        assert plan("--only_pp") == 2
+        err = capfd.readouterr().err
+        assert said in err and "--no_pp" in err
+
+
 def test_a_shard_of_nothing_planned_says_what_to_do(nnunet_folders: Path, capfd: pytest.CaptureFixture) -> None:
     make_raw(nnunet_folders / "raw", "Dataset902_Pool", 1, 0)
     assert plan("--only_pp", "--shard", "0/2") == 2

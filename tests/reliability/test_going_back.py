@@ -199,9 +199,7 @@ def test_nothing_to_go_back_to(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bad", "stop"), [([4, 5], 3), ([4, 5], 4), ([1], 1)])
-def test_an_interruption_does_not_change_where_a_run_goes_back_to(
-    nursery: Nursery, bad: list[int], stop: int, request: pytest.FixtureRequest
-) -> None:
+def test_an_interruption_does_not_change_where_a_run_goes_back_to(nursery: Nursery, bad: list[int], stop: int) -> None:
     """A signal between the fixed place and the trouble, in another epoch or in the first: same weights, same snapshots."""
     faults = {"nan_steps": bad, "nan_once": True}
     name = f"back{bad[0]}_{stop}"

@@ -228,8 +228,39 @@ def test_the_two_ways_agree_as_far_as_rounding(precision: torch.dtype) -> None:
     def autocast() -> AbstractContextManager:
         return torch.autocast("cpu", precision, enabled=precision != torch.float32)
 
-    assert 0 < disagreement(method, torch.device("cpu"), autocast) < AGREEMENT[precision] / 5
+    assert 0 < disagreement(method, torch.device("cpu"), autocast, 2) < AGREEMENT[precision] / 5
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+
+
+@pytest.mark.parametrize(("batch", "compared"), [(1, 1), (2, 2), (6, 2)])
+def test_no_more_crops_are_compared_than_a_step_has(batch: int, compared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(executors, "measure_executors", lambda *_: {"dense": [1.0], "tiles": [0.5]})
+    monkeypatch.setattr(executors, "disagreement", lambda *given: asked.append(given[-1]) or 0.0)
+    trainer: Any = SimpleNamespace(
+        method=make_method("spark", SHAPES["2d"]), run=RunConfig(method="spark", executor="auto", batch_size=batch),
+        device=torch.device("cpu"), local_rank=0, world_size=1, is_ddp=False, _autocast=nullcontext,
+        _do_i_compile=lambda: False, precision=torch.float32,
+    )  # fmt: skip
+    settle_executor(trainer)
+    assert asked == [compared]
+
+
+def test_a_comparison_that_memory_does_not_hold_leaves_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways fit, but not beside the copy that they are compared on. The allocator itself refuses."""
+    trainer, _ = chosen_when_too_large()
+    trainer.run = RunConfig(method="spark", executor="auto", batch_size=2)
+    original = trainer.method
+
+    def too_large(method: Any) -> Any:
+        assert method is original
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(executors, "measure_executors", lambda *_: {"dense": [1.0], "tiles": [0.5]})
+    monkeypatch.setattr(executors, "copied", too_large)
+    [line] = settle_executor(trainer)
+    assert trainer.run.executor == "dense"
+    assert "too small to compare tiles" in line
 
 
 def test_tiles_that_compute_something_else_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

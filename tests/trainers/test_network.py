@@ -148,6 +148,15 @@ def test_the_estimate_is_what_a_step_takes(name: str, accumulate: int) -> None:
     assert estimate == pytest.approx(wanted, rel=0.05, abs=gradients * 0.05)
 
 
+def test_a_network_that_does_not_fit_twice_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate is made on a copy; the allocator itself refuses it."""
+    method: Any = make_method("spark", SHAPES["3d"])
+    monkeypatch.setattr(type(method), "__deepcopy__", lambda *_: torch.empty(2**60, dtype=torch.uint8), raising=False)
+    trainer: Any = SimpleNamespace(method=method, device=CPU, _autocast=nullcontext, run=RunConfig(method="spark"))
+    assert step_bytes(trainer, 2) is None
+    assert computed_by(method, CPU) == set()
+
+
 def test_a_continued_run_is_told_what_it_may_change() -> None:
     method = make_method("spark", SHAPES["3d"])
     trainer: Any = SimpleNamespace(

@@ -112,8 +112,8 @@ def test_a_process_that_hangs_is_named_and_killed(tmp_path: Path, monkeypatch: p
     [
         ("error", "error: all say this"),
         ("one error", "error: only the last one says this"),
-        pytest.param("full disk", "error: cannot write .: the disk is full", marks=HAS_FULL),
-        pytest.param("first cannot write", "error: cannot write .: the disk is full", marks=HAS_FULL),
+        pytest.param("full disk", "error: cannot write a file: the disk is full", marks=HAS_FULL),
+        pytest.param("first cannot write", "error: cannot write a file: the disk is full", marks=HAS_FULL),
         (
             "differ",
             "error: the processes of this run differ: pool is of 1 for process 1 and of 0 for process 0. Are the ",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from nnssl.trainers.launch import Request, prepare
+from nnssl.trainers.launch import Request, _prepared_by_the_first, prepare
+from nnssl.trainers.process_group import Place
 from nnssl.trainers.relaunch import FILE, Launch
+from nnssl.trainers.run_config import make_run_config
 
 from nnssl.data.claims import owner, process_identity
 from nnssl.errors import NnsslError
@@ -83,6 +86,46 @@ def test_a_job_that_was_queued_again_does_not_begin_on_an_empty_disk(
     assert "\n" not in str(found.value)
     (Path(os.environ["nnUNet_results"]) / "Dataset901_Target").mkdir()
     prepare(request(resume=True))  # of several runs that a job does one after the other, the next
+
+
+ALONE = Place(0, 1, 0, 1)
+
+
+def begun_by_somebody(results: Path) -> Path:
+    folder = run_folder(results)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        json.dumps({"config": make_run_config("masked_region", {}, None, []).model_dump()})
+    )
+    (folder / "checkpoint_latest.pth").write_bytes(b"of the old run")
+    return folder
+
+
+def test_a_restart_before_the_old_run_was_cleared_still_overwrites_it(pretraining: Path) -> None:
+    """The first processes died while they built their networks; their torchrun starts them again."""
+    folder = begun_by_somebody(Path(os.environ["nnUNet_results"]))
+    again = replace(FIRST, restarts=1)
+    assert _prepared_by_the_first(request(overwrite=True), ALONE, again)[0] is False
+    with pytest.raises(NnsslError, match="already holds a run"):  # as the first ones were told
+        _prepared_by_the_first(request(), ALONE, again)
+    FIRST.write(folder)
+    for asked in (request(overwrite=True), request(), request(resume=True)):
+        assert _prepared_by_the_first(asked, ALONE, again)[0] is True
+
+
+def test_a_restart_does_not_begin_on_a_disk_that_has_gone(pretraining: Path) -> None:
+    """Neither after a restart that torchrun counts nor after machines joined."""
+    results, again = Path(os.environ["nnUNet_results"]), replace(FIRST, restarts=1)
+    with pytest.raises(NnsslError, match=r"started before, and now nnUNet_results=.* is empty"):
+        _prepared_by_the_first(request(overwrite=True), ALONE, again)
+    (results / "Dataset901_Target").mkdir()
+    assert _prepared_by_the_first(request(overwrite=True), ALONE, again)[0] is True, "it died before it began"
+    (results / "Dataset901_Target").rmdir()
+    results.rmdir()
+    with pytest.raises(NnsslError, match="--c makes no new one"):
+        _prepared_by_the_first(request(overwrite=True), ALONE, again)
+    assert not results.exists()
+    assert _prepared_by_the_first(request(), ALONE, FIRST)[0] is False, "the first start makes it"
 
 
 @pytest.mark.slow

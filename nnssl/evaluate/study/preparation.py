@@ -77,17 +77,17 @@ def _labels_digest(study: StudyConfig) -> str | None:
 def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], labels: str | None) -> None:
     """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared.
 
-    Weights are the same if their bytes are, wherever the file lies.
+    Weights and labels are the same if their bytes are, wherever the file lies.
     """
     path = folder / "study.json"
     if not path.is_file():
         _refuse_what_is_no_study(folder)
         return
-    before = recorded_study(path)
+    record, before = read_json(path), recorded_study(path)
+    placed = "labels_sha256" not in record  # a version that kept no digest: then the place must do
     for key in StudyConfig.model_fields:
-        if key not in MAY_CHANGE and getattr(before, key) != getattr(study, key):
+        if key not in MAY_CHANGE and _setting(before, key, placed) != _setting(study, key, placed):
             raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
-    record = read_json(path)
     if labels is not None and record.get("labels_sha256", labels) != labels:
         raise NnsslError(
             f"{folder} was made with other labels (their table has changed): choose another folder with -o"
@@ -102,6 +102,14 @@ def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], la
         }
         for what in (what for what, differs in other.items() if differs):
             raise NnsslError(f"{folder} holds other {what} of initialisation '{name}': give the new one another name")
+
+
+def _setting(study: StudyConfig, key: str, placed: bool) -> Any:
+    """A setting for comparison; of labels the kind of file, and where it lies only if `placed`."""
+    value = getattr(study, key)
+    if key != "classify" or value is None or placed:
+        return value
+    return value.model_copy(update={name: getattr(value, name) is not None for name in ("labels", "npz")})
 
 
 def _refuse_what_is_no_study(folder: Path) -> None:

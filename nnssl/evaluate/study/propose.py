@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnssl.data.folders import nnunet_folder, read_plans, resolve_dataset
+from nnssl.data.folders import check_configuration, nnunet_folder, read_plans, resolve_dataset
 from nnssl.data.pool import read_splits
 from nnssl.data.subjects import read_subjects
-from nnssl.errors import NnsslError, did_you_mean
+from nnssl.errors import NnsslError
 from nnssl.evaluate.statistics import FEW_DRAWS
 from nnssl.evaluate.study.run_cell import known_fingerprint
 from nnssl.evaluate.study.spec import StudyConfig, Unit, parse_study
@@ -55,12 +55,7 @@ def propose(
     """
     full = resolve_dataset(dataset, "nnUNet_preprocessed")
     content = read_plans(full, plans)
-    known = content["configurations"]
-    if configuration not in known:
-        raise NnsslError(
-            f"configuration '{configuration}' is not in {plans} of {full}.{did_you_mean(configuration, list(known))} "
-            f"There are: {', '.join(known)}"
-        )
+    check_configuration(content, configuration, plans, full)
     notes = need_splits(full, lambda: training_cases(full, plans, configuration, "all"))
     training = training_cases(full, plans, configuration, fold)
     held_out = sorted(str(c) for c in (read_splits(nnunet_folder("nnUNet_preprocessed") / full) or [])[fold]["val"])
