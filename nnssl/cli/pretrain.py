@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--executor",
         choices=["auto", "tiles", "dense"],
         help="spark: compute the encoder on the visible blocks alone (tiles), on whole crops that are masked after every "
-        "operation (dense), or the way that is measured to be faster (auto)",
+        "operation (dense), or the way that is measured to be faster (auto, if not set)",
     )
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="device (the best there is if not set)")
     p.add_argument("-num_gpus", type=positive_int, default=1, metavar="N", help="processes, one per GPU")

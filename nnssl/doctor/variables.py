@@ -91,7 +91,7 @@ def threads(processors: int) -> Iterator[Finding]:
     if given is not None and (not given.isdecimal() or int(given) < 1):
         yield problem(
             "nnUNet_n_proc_DA",
-            f"is '{given}': nnU-Net's planner and trainers fail on it",
+            f"is '{given}': nnU-Net's own planner fails on it" + ("" if given.isdecimal() else ", and its trainers"),
             "unset nnUNet_n_proc_DA, or set it to at least 1",
         )
     elif given is not None and int(given) > 4 * processors:
