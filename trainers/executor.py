@@ -148,7 +148,12 @@ def measure_executors(
     times: dict[str, list[float]] = {name: [] for name in method.executors}
     method.assign_ranks(Ranks())  # alone: a process that runs out of memory must not leave the others waiting for it
     with own_draws(device):
-        views = views_of(method.train(), random_crops(method, batch, device))
+        try:
+            views = views_of(method.train(), random_crops(method, batch, device))
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            times = {name: [math.inf] for name in times}
         for _ in range(rounds + 1):
             for name in method.executors:
                 if math.inf in times[name]:

@@ -191,6 +191,13 @@ def test_both_too_large_is_one_line() -> None:
         chosen_when_too_large("tiles", "dense")
 
 
+def test_crops_that_are_too_large_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator refuses the views, before there is a step."""
+    monkeypatch.setattr(executors, "views_of", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    with pytest.raises(NnsslError, match="memory of the device is too small"):
+        chosen_when_too_large()
+
+
 def test_other_errors_of_a_step_are_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "out_of_memory", lambda error: False)
     with pytest.raises(RuntimeError, match="allocate"):
