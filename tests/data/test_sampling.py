@@ -108,5 +108,7 @@ def test_a_thinned_pool_gives_kept_slices_only(pool: Pool, share: float) -> None
         assert counts[[2, 13, 14]].min() > 70, "each as likely as the others"
     else:
         assert set(np.flatnonzero(counts)) == {13, 14}, "the body lies in slices 12 to 15"
+    elsewhere = replace(pool, kept=KeptSlices.of_cases([[2, 3], [0], [3]]))  # none of them shows the body
+    assert {CropSampler(elsewhere, (1, 10, 6), 0, TRAINING, share)(n).lower[0] for n in range(90)} == {0, 2, 3}
     with pytest.raises(ValueError, match="one slice"):
         CropSampler(replace(pool, kept=kept), (2, 10, 6), 0, TRAINING, share)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnssl.data.pool import Pool, PoolCase
-from nnssl.data.sampling import TRAINING, CropSampler
+from nnssl.data.sampling import TRAINING, CropPlace, CropSampler
 from nnssl.data.subjects import groups, persons, read_subjects, scans_of_subjects
 from nnssl.errors import NnsslError
 
@@ -85,6 +85,12 @@ def test_a_partner_is_the_same_place_in_another_scan_of_the_subject() -> None:
             assert 0 <= low <= n_voxels - size, "inside the image where it fits"
     assert chosen[0] == {2, 3} and chosen[2] == {0, 3} and chosen[3] == {0, 2}
     assert chosen[1] == {1}, "an only scan is its own partner"
+
+
+def test_a_partner_in_a_smaller_scan_ends_at_its_border() -> None:
+    sampler = CropSampler(make_pool([(40, 40, 40), (20, 20, 20)], ["a", "a"]), (16, 16, 16), 0, TRAINING, 0.0)
+    for low, expected in ((0, 0), (12, 2), (24, 4)):
+        assert sampler.partner(0, CropPlace(0, (low,) * 3)) == CropPlace(1, (expected,) * 3)
 
 
 def test_partners_do_not_change_the_crops() -> None:
