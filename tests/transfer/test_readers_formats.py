@@ -14,6 +14,7 @@ from nnssl.transfer import Target, Weights, complete_network, pack_encoder, writ
 from nnssl.transfer.adapt.keys import is_second_name
 from nnssl.transfer.architecture import contradiction, res_enc_l
 from nnssl.transfer.describe import describe_file
+from nnssl.transfer.names import only_unet
 from nnssl.transfer.reading import read_weights
 from tests.transfer.foreign_files import (
     adaptation_plan,
@@ -309,6 +310,24 @@ def test_a_foreign_safetensors_file(unet_3d: dict, tmp_path: Path) -> None:
     own = {k: v.clone() for k, v in network.state_dict().items() if k.startswith("encoder.")}
     save_file(own, tmp_path / "model.safetensors", metadata={"format": "pt", "note": "made {elsewhere"})
     check(read_weights(tmp_path / "model.safetensors"), network, unet_3d)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (0, None),
+        (1, "head0.x"),
+        (4, "head0.x, head1.x, head2.x, head3.x"),
+        (5, "head0.x, head1.x, head2.x, head3.x, ..."),
+    ],
+)
+def test_what_a_unet_has_no_place_for_is_told(parts: int, said: str | None) -> None:
+    value = torch.zeros(1)
+    ours = {"encoder.a.weight": value, "decoder.b.weight": value}
+    others = {"decoder.seg_layers.0.weight": value} | {f"head{n}.x.weight": value for n in range(parts)}
+    kept, notes = only_unet({**others, **ours})
+    assert kept == ours
+    assert [note.partition(": ")[2] for note in notes] == ([] if said is None else [said])
 
 
 def test_description_of_foreign_files(unet_3d: dict, tmp_path: Path) -> None:
