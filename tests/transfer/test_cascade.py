@@ -69,6 +69,16 @@ def test_weights_of_a_second_stage_stay_whole(unet_3d: dict) -> None:
         assert torch.equal(state[STEM], stem)
 
 
+def test_a_second_stage_with_its_images_in_another_order_keeps_its_classes(unet_3d: dict) -> None:
+    one = weights_of(trained(unet_3d))
+    stem = torch.randn(one.tensors[STEM].shape[0], 4, *one.tensors[STEM].shape[2:])
+    tensors = {k: stem if v.shape == one.tensors[STEM].shape else v for k, v in one.tensors.items()}
+    source = replace(one, tensors=tensors, channels=4, pretraining=Pretraining(channel_names=("T1", "T2")))
+    target = Target(unet_3d, 4, Pretraining(channel_names=("T2", "T1")), segmentations=2)
+    state, _ = complete_network(source, target, "fresh", 0)
+    assert torch.equal(state[STEM], stem[:, [1, 0, 2, 3]])
+
+
 def test_nnunets_count_is_taken_and_its_loader_takes_the_file(
     pretraining: Path, unet_3d: dict, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

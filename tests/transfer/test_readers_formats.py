@@ -14,7 +14,7 @@ from nnssl.transfer import Target, Weights, complete_network, pack_encoder, writ
 from nnssl.transfer.adapt.keys import is_second_name
 from nnssl.transfer.architecture import contradiction, res_enc_l
 from nnssl.transfer.describe import describe_file
-from nnssl.transfer.names import only_unet
+from nnssl.transfer.names import dense_tensors, only_unet
 from nnssl.transfer.reading import read_weights
 from tests.transfer.foreign_files import (
     adaptation_plan,
@@ -310,6 +310,22 @@ def test_a_foreign_safetensors_file(unet_3d: dict, tmp_path: Path) -> None:
     own = {k: v.clone() for k, v in network.state_dict().items() if k.startswith("encoder.")}
     save_file(own, tmp_path / "model.safetensors", metadata={"format": "pt", "note": "made {elsewhere"})
     check(read_weights(tmp_path / "model.safetensors"), network, unet_3d)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", ["sparse", "quantized", "on another device"])
+def test_tensors_that_are_no_plain_numbers_are_named(kind: str) -> None:
+    if kind == "quantized" and not hasattr(torch, "quantize_per_tensor"):
+        pytest.skip("this torch has no quantised tensors")
+    plain = torch.eye(3)
+    odd = {
+        "sparse": plain.to_sparse,
+        "quantized": lambda: torch.quantize_per_tensor(plain, 0.1, 0, torch.qint8),
+        "on another device": lambda: plain.to("meta"),
+    }[kind]()
+    with pytest.raises(NnsslError, match=r"f\.pth: encoder\.y is no ordinary dense tensor"):
+        dense_tensors({"encoder.x": plain, "encoder.y": odd, "epoch": 3}, "f.pth")
+    assert list(dense_tensors({"encoder.x": plain, "epoch": 3}, "f.pth")) == ["encoder.x"]
 
 
 @pytest.mark.parametrize(
