@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Five diagnoses of ACDC by patient, with 10, 20 and 40 labelled patients: a linear model on frozen features, and
-# fine-tuning with 40.
+# fine-tuning.
 # nnssl_import --acdc writes the cases.csv with the diagnoses. Stop and repeat as you like.
 #   run.sh FOLDER
 here=$(cd "$(dirname "$0")" && pwd)
