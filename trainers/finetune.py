@@ -216,7 +216,7 @@ class nnUNetTrainer_SSLBase(nnUNetTrainer):
         report, provenance = load_into(self._unet(), self.settings, target)
         self.print_to_log_file(f"pretrained weights from {init}:", *(f"\n{line}" for line in report.lines()))
         self.load_report = report
-        seen = seen_in_pretraining(provenance, fingerprint, super().do_split()[1])
+        seen = seen_in_pretraining(provenance, fingerprint, self.do_split()[1])
         if seen:
             self.print_to_log_file(
                 f"WARNING: pretraining saw {len(seen)} of this fold's validation cases, or other scans of their patients, "

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnssl.cli.common import natural, parser, positive_float, positive_int, run
+from nnssl.cli.common import check_folder, natural, parser, positive_float, positive_int, run, seed
 from nnssl.errors import NnsslError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--levels", default="deepest", metavar="L", help="encoder stages: deepest, all, or numbers as 2,3")
     how.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
     how.add_argument("--folds", type=positive_int, default=5, metavar="K", help="of the cross-validation")
-    how.add_argument("--seed", type=natural, default=0, help="of folds, draw, head, order and augmentation")
+    how.add_argument("--seed", type=seed, default=0, help="of folds, draw, head, order and augmentation")
     tune = p.add_argument_group("fine-tuning")
     tune.add_argument("--steps", type=positive_int, metavar="N", help="optimiser steps; default 700")
     tune.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the training images instead")
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main_with(a: argparse.Namespace) -> None:
     _check(a)
+    check_folder(a.o)
     if a.predict is not None:
         _predict(a)
         return

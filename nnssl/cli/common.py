@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from nnssl import __version__
 from nnssl.disk import user_error
@@ -16,6 +17,8 @@ from nnssl.errors import NnsslError
 
 PIPE_CLOSED = 141
 """Exit code, as of a process that SIGPIPE ended."""
+LARGEST_SEED = 2**32 - 1
+"""That scikit-learn takes."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -80,6 +83,25 @@ def positive_int(text: str) -> int:
 def natural(text: str) -> int:
     """argparse type: an integer of at least 0."""
     return int(_number(text, 0, whole=True))
+
+
+def seed(text: str) -> int:
+    """argparse type: a seed that also scikit-learn takes."""
+    value = natural(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a seed from 0 to {LARGEST_SEED}")
+    return value
+
+
+def check_folder(path: Path) -> None:
+    """Refuse an -o that cannot become a folder, before there is work to lose.
+
+    Raises:
+        NnsslError: it, or a folder above it, is a file.
+    """
+    there = next((p for p in (path, *path.parents) if p.exists()), path)
+    if there.exists() and not there.is_dir():
+        raise NnsslError(f"-o {path}: {there} is a file, and no folder: choose another place with -o")
 
 
 def positive_float(text: str) -> float:

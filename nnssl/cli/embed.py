@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnssl.cli.common import natural, parser, run
+from nnssl.cli.common import check_folder, parser, run, seed
 from nnssl.errors import NnsslError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--levels", default="deepest", metavar="L", help="encoder stages: deepest, all, or numbers as 2,3")
     p.add_argument("--pooling", choices=["avg", "max", "avgmax"], default="avgmax", help="over space")
     p.add_argument("--picture", choices=["pca", "tsne"], help="also draw the rows, slices coloured by their place")
-    p.add_argument("--seed", type=natural, default=0, help="of a random encoder")
+    p.add_argument("--seed", type=seed, default=0, help="of a random encoder")
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
     p.add_argument("-o", required=True, type=Path, metavar="FILE", help="file to write: .npz or .parquet")
     return p
@@ -45,8 +46,7 @@ def main_with(a: argparse.Namespace) -> None:
     from nnssl.evaluate.features import case_reader, make_extractor
     from nnssl.trainers.launch import pick_device
 
-    if a.o.suffix not in (".npz", ".parquet"):
-        raise NnsslError(f"-o {a.o}: the ending says the format, .npz or .parquet")
+    _check_file(a.o)
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     cases, read = case_reader(dataset, a.p, a.c)
     options = {"levels": a.levels, "pooling": a.pooling, "seed": a.seed, "device": pick_device(a.device)}
@@ -61,6 +61,17 @@ def main_with(a: argparse.Namespace) -> None:
     if a.picture:
         _picture(found, a)
     log.info("%s: %d rows of %d features, %d cases", a.o, *found.features.shape, len(cases))
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a file that cannot be written, before there are features to lose."""
+    if path.suffix not in (".npz", ".parquet"):
+        raise NnsslError(f"-o {path}: the ending says the format, .npz or .parquet")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise NnsslError("parquet needs pyarrow (pip install pyarrow); .npz needs nothing")
+    if path.is_dir():
+        raise NnsslError(f"-o {path}: there is a folder of that name: choose another one")
+    check_folder(path.parent)
 
 
 def _picture(found: Embedding, a: argparse.Namespace) -> None:

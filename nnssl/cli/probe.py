@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnssl.cli.common import natural, parser, positive_int, run
+from nnssl.cli.common import check_folder, natural, parser, positive_int, run, seed
 from nnssl.errors import NnsslError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--random", type=positive_int, default=3, metavar="N", help="random encoders to compare with")
     p.add_argument("--permutations", type=natural, default=100, metavar="N", help="shuffles of the target")
     p.add_argument("--picture", choices=["pca", "tsne"], default="pca", help="of the features, coloured by each target")
-    p.add_argument("--seed", type=natural, default=0, help="of folds, shuffles and random encoders")
+    p.add_argument("--seed", type=seed, default=0, help="of folds, shuffles and random encoders")
     p.add_argument("-device", choices=["cpu", "cuda", "mps"], help="default: the best there is")
     p.add_argument("-o", required=True, type=Path, metavar="DIR", help="folder to write")
     return p
@@ -55,6 +56,8 @@ def main_with(a: argparse.Namespace) -> None:
     from nnssl.evaluate.probe.answers import outer_splits
     from nnssl.evaluate.probe.run import probe_target, write_findings
 
+    check_folder(a.o)
+    sources = _sources(a.init) or {"random 0": RANDOM}
     dataset = resolve_dataset(a.d, "nnUNet_preprocessed")
     cases, read = case_reader(dataset, a.p, a.c)
     subjects = read_subjects(nnunet_folder("nnUNet_raw") / dataset, cases)
@@ -62,7 +65,6 @@ def main_with(a: argparse.Namespace) -> None:
     for target in targets:  # what cannot be split is said before features take their time
         outer_splits(target.values, target.groups, target.kind, a.seed)
     apart = _column(read_table(a.labels), a.per_group, a.labels) if a.per_group else {}
-    sources = dict(_named(text) for text in a.init) or {"random 0": RANDOM}
     encoders = {name: _features(a, dataset, cases, read, source, a.seed) for name, source in sources.items()}
     random = [_features(a, dataset, cases, read, RANDOM, a.seed + 1000 + i) for i in range(a.random)]
     about = {"dataset": dataset, "plans": a.p, "configuration": a.c, "levels": a.levels, "pooling": a.pooling}
@@ -113,6 +115,16 @@ def _picture(a: argparse.Namespace, target: TargetColumn, encoder: str, features
     places = project(np.stack([features[c] for c in target.cases]), a.picture, a.seed)
     name = re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{a.picture}_{target.name}_{encoder}.png")
     draw(places, target.values, target.kind, target.name, f"{encoder}: {target.name}", a.o / name)
+
+
+def _sources(texts: Sequence[str]) -> dict[str, str]:
+    """Name -> file of every `--init`."""
+    found: dict[str, str] = {}
+    for name, file in map(_named, texts):
+        if name in found:
+            raise NnsslError(f"--init {name}=...: the name is taken, give another one")
+        found[name] = file
+    return found
 
 
 def _named(text: str) -> tuple[str, str]:

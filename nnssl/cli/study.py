@@ -6,9 +6,10 @@ import argparse
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from nnssl.cli.common import natural, parser, positive_int, run
+from nnssl.cli.common import check_folder, natural, parser, positive_int, run
 from nnssl.errors import NnsslError
 
 log = logging.getLogger(__name__)
@@ -139,23 +140,31 @@ def _named(text: str) -> tuple[str, str]:
 def _run(a: argparse.Namespace) -> int:
     from nnssl.evaluate.study.cost import measure_cost
     from nnssl.evaluate.study.jobs import Share, run_study
-    from nnssl.evaluate.study.preparation import prepare
+    from nnssl.evaluate.study.preparation import check_target, prepare
     from nnssl.evaluate.study.spec import read_study
     from nnssl.trainers.launch import pick_device
 
     share = Share(*_part(a.job))
     device = str(pick_device(a.device))
     study = read_study(a.study)
+    check_folder(a.o)
     if a.dry_run:
+        check_target(study)
         for line in measure_cost(study, a.o, a.jobs * share.count, device):
             log.info("%s", line)
         return 0
-    prepare(study, a.o, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), device)
+    prepare(study, a.o, shlex.join([Path(sys.argv[0]).name, *_without_job(sys.argv[1:])]), device)
     done, failed = run_study(a.o, a.jobs, share, device)
     log.info("%d trainings done, %d failed; next: nnssl_study report %s", done, failed, a.o)
     if failed:
         log.info("reasons stand in %s/cells/*/*/*/cell.json; the same command tries them again", a.o)
     return 1 if failed else 0
+
+
+def _without_job(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the whole study: one part of a job array would repeat a part of it."""
+    before = ["", *arguments]
+    return [now for last, now in zip(before, arguments) if "--job" not in (last, now) and not now.startswith("--job=")]
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -53,12 +53,14 @@ class SpeedUp:
         low, high: between these it lies; equal where it is known, 0 and infinity where nothing is.
         reached: draws in which both reached the line.
         draws: of how many.
+        one: draws in which one of the two reached it and the other did not.
     """
 
     low: float
     high: float
     reached: int = 1
     draws: int = 1
+    one: int = 0
 
     @property
     def known(self) -> bool:
@@ -80,9 +82,9 @@ def speed_up(control: float, other: float, length: int) -> SpeedUp:
     if math.isinf(first) and math.isinf(second):
         return SpeedUp(0.0, math.inf, 0)
     if math.isinf(second):
-        return SpeedUp(0.0, first / length, 0)
+        return SpeedUp(0.0, first / length, 0, one=1)
     if math.isinf(first):
-        return SpeedUp(length / second, math.inf, 0)
+        return SpeedUp(length / second, math.inf, 0, one=1)
     return SpeedUp(first / second, first / second)
 
 
@@ -94,7 +96,7 @@ def median_speed_up(found: Sequence[SpeedUp]) -> SpeedUp:
     if not found:
         return UNKNOWN_SPEED_UP
     low, high = (_log_median([getattr(s, side) for s in found]) for side in ("low", "high"))
-    return SpeedUp(low, high, sum(s.reached for s in found), len(found))
+    return SpeedUp(low, high, sum(s.reached for s in found), len(found), sum(s.one for s in found))
 
 
 def _log_median(values: Sequence[float]) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,11 +14,16 @@ import numpy as np
 
 from nnssl.errors import MissingError, NnsslError, did_you_mean, shortened
 
+log = logging.getLogger(__name__)
+
 Kind = Literal["classes", "regression"]
 MOST_CLASSES = 10
 """A column of numbers with more different values than these is taken for a quantity."""
 CASE_COLUMNS = ("case", "name", "id")
-UNKNOWN = ("", "na", "nan", "none", "null", "unknown", "?")
+MISSING = ("", "na", "nan", "null", "?")
+"""Values that are none."""
+MISSING_NUMBER = ("none", "unknown")
+"""Values that are none in a column of numbers; elsewhere they may be the names of classes."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def read_target(
                 f"{path} has no column '{wanted}'.{did_you_mean(wanted, columns)} It has: {shortened(columns, 50)}"
             )
     by_case = _by_case(path, rows, name, cases, subjects, group)
-    known = {case: value for case, (value, _) in by_case.items() if value.casefold() not in UNKNOWN}
+    known = _with_value({case: value for case, (value, _) in by_case.items()})
     if len(known) < 4:
         raise NnsslError(f"{path}: only {len(known)} of {len(cases)} cases have a value of '{name}'")
     kind = _kind(list(known.values()), said, name)
@@ -101,7 +107,10 @@ def read_target(
             f"{path}: all cases have the same value of '{name}' ({texts[0]}): nothing can be read from that"
         )
     groups = tuple(by_case[c][1] or subjects.get(c) or c for c in chosen)
-    return TargetColumn(name, kind, chosen, values, groups, tuple(c for c in cases if c not in known))
+    left_out = tuple(c for c in cases if c not in known)
+    if left_out:
+        log.info("%d of %d cases have no value of '%s': %s", len(left_out), len(cases), name, shortened(left_out))
+    return TargetColumn(name, kind, chosen, values, groups, left_out)
 
 
 def join_twins(target: TargetColumn, digests: Mapping[str, str]) -> tuple[TargetColumn, list[tuple[str, str]]]:
@@ -161,14 +170,26 @@ def _by_case(
     return found
 
 
+def _with_value(values: Mapping[str, str]) -> dict[str, str]:
+    """Case -> value, of those that have one."""
+    known = {case: value for case, value in values.items() if value.casefold() not in MISSING}
+    others = {case: value for case, value in known.items() if value.casefold() not in MISSING_NUMBER}
+    return others if _numbers(others.values()) else known
+
+
+def _numbers(values: Iterable[str]) -> set[float] | None:
+    """The different numbers of a column, None where some value is no number."""
+    try:
+        return {float(v) for v in values}
+    except ValueError:
+        return None
+
+
 def _kind(values: Sequence[str], said: str, name: str) -> Kind:
     if said:
         return said  # type: ignore[return-value]
-    try:
-        numbers = {float(v) for v in values}
-    except ValueError:
-        return "classes"
-    return "regression" if len(numbers) > MOST_CLASSES else "classes"
+    numbers = _numbers(values)
+    return "regression" if numbers is not None and len(numbers) > MOST_CLASSES else "classes"
 
 
 def _number(text: str, name: str) -> float:

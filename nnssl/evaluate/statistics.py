@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,22 +29,26 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_mean(table: np.ndarray, groups: Sequence[int] | None = None, seed: int = 0) -> Estimate:
+def bootstrap_mean(
+    table: np.ndarray, groups: Sequence[int] | None = None, seed: int = 0, minus: np.ndarray | None = None
+) -> Estimate:
     """Mean of a table of draws x cases with a percentile interval: draws are resampled, and within them patients.
 
     The cases are the same in every draw, so one resample of them serves all draws: both sources of chance are crossed.
 
     Args:
-        table: (draws, cases), NaN where a case has no value; for a paired comparison the differences.
+        table: (draws, cases) or (draws, cases, labels), NaN where there is no value.
         groups: number of each case's patient, whose cases are drawn together; None = every case is one of its own.
         seed: of the resamples; the same table gives the same interval.
+        minus: as `table`, for a paired comparison: in each draw the difference of both means, each over what it has. So a
+            case in which one of the two has no value (rightly nothing predicted) does not hide what the other did there.
 
     Returns:
         NaN for the interval where there is one draw only: it cannot say how draws differ.
     """
     table = np.atleast_2d(np.asarray(table, float))
-    mean = float(np.nanmean(table)) if np.isfinite(table).any() else float("nan")
-    draws, cases = table.shape
+    mean = _mean_of(table, minus)
+    draws, cases = table.shape[:2]
     numbers = np.arange(cases) if groups is None else np.asarray(groups)
     of_group = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
     if draws < 2 or not np.isfinite(mean):
@@ -52,10 +57,20 @@ def bootstrap_mean(table: np.ndarray, groups: Sequence[int] | None = None, seed:
     means = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
         rows, drawn = rng.integers(0, draws, draws), rng.integers(0, len(of_group), len(of_group))
-        part = table[rows][:, np.concatenate([of_group[g] for g in drawn])]
-        means[i] = np.nanmean(part) if np.isfinite(part).any() else np.nan
+        columns = np.concatenate([of_group[g] for g in drawn])
+        means[i] = _mean_of(table[rows][:, columns], None if minus is None else minus[rows][:, columns])
     low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(mean, float(low), float(high))
+
+
+def _mean_of(table: np.ndarray, minus: np.ndarray | None) -> float:
+    """Of what is defined; with a second table the mean over draws of the differences of each draw's two means."""
+    if minus is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a draw in which one of the two has no value at all
+            first, second = (np.nanmean(t.reshape(len(t), -1), axis=1) for t in (table, minus))
+        table = first - second
+    return float(np.nanmean(table)) if np.isfinite(table).any() else float("nan")
 
 
 def bootstrap_draws(values: Sequence[float], resampled: np.ndarray, seed: int = 0) -> Estimate:

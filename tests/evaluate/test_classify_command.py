@@ -158,6 +158,21 @@ def test_what_is_no_npz(tmp_path: Path) -> None:
             read_npz(tmp_path / name)
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_is_no_folder_to_write(tmp_path: Path, capfd: pytest.CaptureFixture, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    for task in (("--npz", "x.npz"), ("--predict", "m.pth", "-i", "901")):
+        assert classify(*task, "-o", str(tmp_path / place)) == 2
+        assert "file is a file, and no folder" in capfd.readouterr().err
+
+
+def test_a_seed_is_one_that_scikit_learn_takes(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert classify("--npz", "x.npz", "-m", "mlp", "--seed", str(2**32), "-o", str(tmp_path / "o")) == 2
+    assert "is not a seed from 0 to 4294967295" in capfd.readouterr().err
+    assert classify("--npz", "x.npz", "-m", "mlp", "--seed", str(2**32 - 1), "-o", str(tmp_path / "o")) == 2
+    assert "an untrained encoder needs plans" in capfd.readouterr().err, "the seed is one"
+
+
 def test_bad_input(pretraining: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     def says(*arguments: str) -> str:
         assert classify("-o", str(tmp_path / "o"), *arguments) == 2

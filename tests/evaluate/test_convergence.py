@@ -49,8 +49,8 @@ INF = math.inf
     "control,other,expected",
     [
         (100, 25, SpeedUp(4, 4)),
-        (100, INF, SpeedUp(0, 0.5, 0)),
-        (INF, 50, SpeedUp(4, INF, 0)),
+        (100, INF, SpeedUp(0, 0.5, 0, one=1)),
+        (INF, 50, SpeedUp(4, INF, 0, one=1)),
         (100, 0, SpeedUp(100, 100)),
         (INF, INF, SpeedUp(0, INF, 0)),
     ],

@@ -48,6 +48,12 @@ def test_what_is_in_the_features_is_found_and_noise_is_not(kind: str) -> None:
     assert "nothing" in sentence(noise) or noise.p < 0.05
 
 
+def test_repeats_of_the_largest_seed_are_seeds_too() -> None:
+    values = np.where(PATIENT > 0, "yes", "no")
+    (found,) = probe_target(column(values, "classes"), {"x": INFORMED}, [NOISE], permutations=0, seed=2**32 - 1)
+    assert np.isfinite(found.scores[found.main].value)
+
+
 def test_groups_never_cross() -> None:
     values = np.where(PATIENT > 0, "yes", "no")
     for kind, y in (("classes", values), ("regression", PATIENT)):
@@ -258,6 +264,23 @@ class TestTable:
     def test_missing_values_are_left_out(self, tmp_path: Path) -> None:
         found = read_target(self.write(tmp_path, self.rows(lambda i: "" if i < 3 else i)), "y", self.cases, {})
         assert found.left_out == ("c0", "c1", "c2")
+
+    @pytest.mark.parametrize("name", ["none", "None", "Unknown"])
+    def test_none_is_a_class_and_no_number(self, tmp_path: Path, name: str) -> None:
+        grades = read_target(self.write(tmp_path, self.rows(lambda i: name if i < 4 else "mild")), "y", self.cases, {})
+        assert set(grades.values) == {name, "mild"}
+        assert grades.left_out == ()
+        ages = read_target(self.write(tmp_path, self.rows(lambda i: name if i < 1 else i)), "y", self.cases, {})
+        assert (ages.kind, ages.left_out) == ("regression", ("c0",))
+        codes = read_target(self.write(tmp_path, self.rows(lambda i: name if i < 4 else i % 2)), "y", self.cases, {})
+        assert (codes.kind, set(codes.values)) == ("classes", {"0", "1"})
+
+    def test_cases_without_a_value_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        read_target(self.write(tmp_path, self.rows(lambda i: i)), "y", self.cases, {})
+        assert not caplog.messages
+        read_target(self.write(tmp_path, self.rows(lambda i: "?" if i < 1 else i)), "y", (*self.cases, "d"), {})
+        assert caplog.messages == ["2 of 13 cases have no value of 'y': c0, d"]
 
     def test_rows_of_patients_and_semicolons(self, tmp_path: Path) -> None:
         text = "patient;y\n" + "\n".join(f"p{i};{i % 2}" for i in range(6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -90,6 +91,36 @@ def test_nnssl_probe_names_its_pictures(tmp_path: Path) -> None:
     features = {f"c{i}": row for i, row in enumerate(FEATURES)}
     _picture(Namespace(picture="pca", seed=0, o=tmp_path), target, "mine/25", features)
     assert [p.name for p in tmp_path.iterdir()] == ["pca_side_of_it_mine_25.png"]
+
+
+@pytest.mark.parametrize(
+    "changes,text",
+    [
+        (["-o", "{tmp}/file"], "is a file, and no folder"),
+        (["--init", "a=x.pth", "a=y.pth"], "--init a=...: the name is taken"),
+        (["--seed", str(2**32)], "is not a seed from 0 to 4294967295"),
+    ],
+)
+def test_nnssl_probe_says_mistakes_before_it_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], text: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    given = ["-d", "1", "-c", "2d", "--labels", "t.csv", "--target", "y", "-o", str(tmp_path / "out")]
+    assert run_command("probe", *given, *(word.format(tmp=tmp_path) for word in changes)) == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name,text", [("x.parquet", "parquet needs pyarrow"), ("file/x.npz", "is a file"), ("x.npz", "there is a folder")]
+)
+def test_nnssl_embed_says_at_once_what_it_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "x.npz").mkdir()
+    assert run_command("embed", "-d", "1", "-c", "2d", "--init", "random", "-o", str(tmp_path / name)) == 2
+    assert text in capsys.readouterr().err
 
 
 def test_nnssl_probe_says_at_once_what_it_cannot_split(

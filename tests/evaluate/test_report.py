@@ -113,7 +113,12 @@ def test_no_difference_is_said(tmp_path: Path) -> None:
         (SpeedUp(1, 4, 3, 5), "1.0 to 4.0 times sooner (both got there in 3 of 5 draws)", "1 to 4x"),
         (SpeedUp(0.25, 0.5), "2.0 to 4.0 times later", "0.25 to 0.5x"),
         (SpeedUp(0.5, 2), "between 2.0 times later and 2.0 times sooner", "0.5 to 2x"),
-        (SpeedUp(0, math.inf, 1, 5), "was reached in too few draws (both got there in 1 of 5 draws)", "-"),
+        (SpeedUp(0, math.inf, 1, 5), "was reached in too few draws to compare (both got there in 1 of 5 draws)", "-"),
+        (
+            SpeedUp(0, math.inf, 0, 5, 2),
+            "was reached in too few draws to compare (both got there in 0 of 5 draws)",
+            "-",
+        ),
         (SpeedUp(0, math.inf, 0, 5), "was reached by neither", "-"),
     ],
 )
@@ -133,6 +138,46 @@ def test_a_label_that_is_not_there_and_is_predicted_counts_in_the_difference(tmp
     found = {c.init: c for c in compare(read_results(root), "dice")}["a"]
     assert found.difference["dice"].mean == pytest.approx(-0.5)
     assert found.better == 0
+
+
+def test_a_case_in_which_one_arm_rightly_finds_nothing_is_not_lost(tmp_path: Path) -> None:
+    """Healthy cases: the control sees a lesion where there is none, and has a Dice of 0; the other one has no Dice there."""
+    read = read_results(folder_of(tmp_path, 0.0))
+    for cell, result in read.results.items():
+        result.scores["dice"][:] = 0.8
+        result.scores["dice"][4:] = np.nan if cell.init == "a" else 0.0
+        result.means["dice"] = float(np.nanmean(result.scores["dice"]))
+    found = {c.init: c for c in compare(read, "dice")}
+    gain = found["a"].difference["dice"]
+    assert gain.mean == pytest.approx(found["a"].score["dice"] - found["scratch"].score["dice"]) == pytest.approx(0.4)
+    assert 0 < gain.low < 0.4 < gain.high <= 0.8
+
+
+def test_an_arm_that_finds_a_difficult_label_is_not_the_worse_for_its_distance(tmp_path: Path) -> None:
+    read = read_results(folder_of(tmp_path, 0.0))
+    for cell, result in read.results.items():
+        result.scores["hd95"][:, 0] = 2.0
+        result.scores["hd95"][:, 1] = 20.0 if cell.init == "a" else np.nan
+    difference = {c.init: c for c in compare(read, "dice")}["a"].difference["hd95"]
+    assert (difference.mean, difference.low, difference.high) == (0, 0, 0)
+
+
+def test_a_verdict_needs_draws_of_both(tmp_path: Path) -> None:
+    """As when one job of an array has all cells of the control, and has not come far."""
+    read = read_results(folder_of(tmp_path, 0.1))
+    for cell in [c for c in read.results if c.init == "scratch" and c.seed > 1]:
+        del read.results[cell]
+    said = " ".join(conclude(read, compare(read, "dice"), "dice"))
+    assert "+0.100 Dice in 2 draws, too few for a verdict" in said
+    assert "This rests on 2 draws" in said and "No initialisation was better" in said
+
+
+def test_a_difference_that_is_not_defined_is_said(tmp_path: Path) -> None:
+    read = read_results(folder_of(tmp_path, 0.1))
+    for result in read.results.values():
+        result.scores["hd95"][:] = np.nan
+    said = " ".join(conclude(read, compare(read, "hd95"), "hd95"))
+    assert "is not defined in any test case" in said and "nan" not in said
 
 
 def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:

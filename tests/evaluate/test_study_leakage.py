@@ -9,6 +9,7 @@ import pytest
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study import leakage
+from nnssl.evaluate.study.propose import finished
 from tests.evaluate.test_study_cells import study
 
 DIGESTS = {"t1": "11", "t2": "22", "v": "33", "e": "44"}
@@ -92,10 +93,28 @@ def test_cases_without_a_digest_are_not_counted_as_unseen(monkeypatch: pytest.Mo
 def test_the_same_voxels_under_two_names() -> None:
     with pytest.raises(NnsslError, match="e of test has the same voxels as t2 of training"):
         leakage.check_duplicates(study(), {**DIGESTS, "e": "22"})
+    with pytest.raises(NnsslError, match="e of test has the same voxels as v of validation: take one of them out"):
+        leakage.check_duplicates(study(), {**DIGESTS, "e": "33"})
+    leakage.check_duplicates(study(), {**DIGESTS, "t2": "11"})
     leakage.check_duplicates(study(), DIGESTS)
 
 
-def test_a_patient_on_two_sides() -> None:
+def test_a_patient_in_two_parts() -> None:
     with pytest.raises(NnsslError, match=r"one patient is in training \(t1\) and in test \(e\)"):
         leakage.check_subjects(study(), {"t1": "p", "e": "p"})
-    leakage.check_subjects(study(), {"t1": "p", "t2": "p", "v": "q", "e": "q"})
+    with pytest.raises(NnsslError, match=r"one patient is in validation \(v\) and in test \(e\): keep"):
+        leakage.check_subjects(study(), {"t1": "p", "t2": "p", "v": "q", "e": "q"})
+    leakage.check_subjects(study(), {"t1": "p", "t2": "p", "v": "q", "e": "r"})
+
+
+def test_a_proposed_study_has_no_voxels_twice() -> None:
+    """A twin of a held-out case goes out of the part that learns from it or chooses by it."""
+    proposed = study(training=["t0", "t1", "t2"], validation=["v0", "v1"], test=["e0"], counts=[1])
+    digests = {"t0": "a", "t1": "b", "t2": "c", "v0": "b", "v1": "d", "e0": "d"}
+    with pytest.raises(NnsslError, match="same voxels"):
+        leakage.check_duplicates(proposed, digests)
+    left, notes = finished(proposed, digests, [])
+    assert (left.training, left.validation, left.test) == (["t0", "t2"], ["v0"], ["e0"])
+    leakage.check_duplicates(left, digests)
+    assert any("left out of validation, because their voxels are in test too: v1" in note for note in notes)
+    assert any("left out of training, because their voxels are in validation or test too: t1" in note for note in notes)

@@ -133,7 +133,7 @@ def test_the_same_cell_twice_is_the_same(target: Path, tmp_path: Path) -> None:
 def test_stopped_and_gone_on_with(target: Path, tmp_path: Path) -> None:
     """SIGTERM, as a scheduler sends it: no worker stays behind, and the next call finishes what is left."""
     file = init(tmp_path)
-    shorten(file, counts=[1], seeds=[0], steps=400)
+    shorten(file, counts=[1], seeds=[0], steps=120)
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "nnssl.cli.study", "run", str(file), "-o", str(folder), "-device", "cpu"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
@@ -145,6 +145,13 @@ def test_stopped_and_gone_on_with(target: Path, tmp_path: Path) -> None:
     assert str(folder) not in workers
     assert not (curve.parent / "lock").exists()
     assert json.loads((curve.parent / "cell.json").read_text())["state"] == "waiting"
+    for place in (folder, tmp_path / "uninterrupted"):
+        assert run_command("study", "run", str(file), "-o", str(place), "-device", "cpu") == 0
+    stopped, whole = (
+        [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(path.open())]
+        for path in (curve, tmp_path / "uninterrupted" / curve.relative_to(folder))
+    )
+    assert stopped == whole
 
 
 @pytest.mark.slow
@@ -163,7 +170,10 @@ def test_a_cell_that_fails_is_told_and_tried_again(target: Path, tmp_path: Path,
     assert run_command("study", "report", str(folder)) == 2
     assert "no training of" in capfd.readouterr().err
     reference.write_bytes(kept)
+    curve = folder / "cells" / "scratch" / "n1" / "seed0" / "curve.csv"
+    trained = curve.read_text()
     assert run_command("study", "run", str(file), "-o", str(folder), "-device", "cpu") == 0
+    assert curve.read_text() == trained, "seconds too: only the test cases were predicted again"
 
 
 def test_bad_input(target: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

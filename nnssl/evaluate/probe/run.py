@@ -20,6 +20,8 @@ from nnssl.files import atomic_path, write_json
 log = logging.getLogger(__name__)
 
 REPEATS = 5
+SEEDS = 2**32
+"""Of scikit-learn, from 0."""
 FEW = 30
 """Fewer patients than these say little, whatever the interval."""
 
@@ -98,7 +100,7 @@ def probe_target(
 
     def answers(features: Mapping[str, np.ndarray], repeats: int = REPEATS) -> list[np.ndarray]:
         x = np.stack([features[c] for c in target.cases])
-        return [out_of_fold(x, target.values, target.groups, target.kind, seed + r) for r in range(repeats)]
+        return [out_of_fold(x, target.values, target.groups, target.kind, (seed + r) % SEEDS) for r in range(repeats)]
 
     of_random = [answers(f) for f in tqdm(random, desc=f"{target.name}: random encoders", dynamic_ncols=True)]
     found = []

@@ -23,6 +23,9 @@ from nnssl.evaluate.convergence import (
 from nnssl.evaluate.report.collect import CellResult, Study, mean
 from nnssl.evaluate.statistics import Estimate, bootstrap_draws, bootstrap_mean, mean_ranks, spread
 
+DISTANCE = "hd95"
+"""The metric that is not defined where one of two outlines is empty."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -31,6 +34,7 @@ class Comparison:
     Attributes:
         init, count: which.
         draws: finished draws.
+        pairs: of these, the draws in which the control has finished, too: what a difference rests on.
         score: metric -> mean over draws (and cases and labels).
         sd: metric -> standard deviation over the draws' means.
         difference: metric -> paired difference to the control, with its interval; empty for the control.
@@ -47,6 +51,7 @@ class Comparison:
     init: str
     count: int
     draws: int
+    pairs: int
     score: dict[str, float]
     sd: dict[str, float]
     difference: dict[str, Estimate]
@@ -87,11 +92,12 @@ def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Compa
     gains = [a.means[metric] - b.means[metric] for a, b in pairs]
     sign = 1 if study.measures.larger_is_better(metric) else -1
     reached, speed = _convergence(study, init, count)
-    distances = [~np.isfinite(c.scores["hd95"]) for c in cells if c.scores]
+    distances = [~np.isfinite(c.scores[DISTANCE]) for c in cells if c.scores]
     return Comparison(
         init=init,
         count=count,
         draws=len(cells),
+        pairs=len(pairs),
         score={m: mean(np.asarray(v)) for m, v in means.items()},
         sd={m: spread(v) for m, v in means.items()},
         difference={m: _difference(pairs, m, study.facts.get("test_patients")) for m in study.measures.names}
@@ -117,20 +123,20 @@ def _labels(study: Study, cells: list[CellResult], metric: str) -> dict[str, flo
 
 
 def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str, patients: Sequence[int] | None) -> Estimate:
-    """Paired over draws and test cases; in a segmentation a case's value is the mean over its labels, as in the scores.
+    """Paired over draws and test cases: the difference of both arms' means over cases and labels, which are the scores.
 
-    The mean of each arm, not of the differences: a label that is not there and is predicted by one arm counts for that arm
-    and has no value for the other.
+    So a label that is not there and is predicted by one arm counts for that arm, and has no value for the other. Not so a
+    distance: an arm that finds a difficult label must not look worse for it than one that does not, so only labels count for
+    which both have one.
     """
     if pairs[0][0].resampled:
         whole = [a.means[metric] - b.means[metric] for a, b in pairs]
         return bootstrap_draws(whole, np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs]))
-    rows = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
-        for a, b in pairs:
-            rows.append(np.nanmean(a.scores[metric], axis=1) - np.nanmean(b.scores[metric], axis=1))
-    return bootstrap_mean(np.stack(rows), patients)
+    first, second = (np.stack([pair[arm].scores[metric] for pair in pairs]) for arm in (0, 1))
+    if metric == DISTANCE:
+        both = np.isfinite(first) & np.isfinite(second)
+        first, second = (np.where(both, values, np.nan) for values in (first, second))
+    return bootstrap_mean(first, patients, minus=second)
 
 
 def final_of_control(study: Study, count: int) -> float:

@@ -25,13 +25,13 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
         lines += [_sentence(study, c, metric) for c in others if c.count == count]
     larger = study.measures.larger_is_better(metric)
     gains = [c for c in others if (c.difference[metric].low > 0 if larger else c.difference[metric].high < 0)]
-    if others and not any(c.draws >= FEW_DRAWS for c in gains):
+    if others and not any(c.pairs >= FEW_DRAWS for c in gains):
         lines.insert(
             0,
             "No initialisation was better than the control beyond chance (every interval includes zero, lies on the "
             f"wrong side, or rests on fewer than {FEW_DRAWS} draws).",
         )
-    draws = min((c.draws for c in found), default=0)
+    draws = min((c.pairs for c in others), default=0) or min((c.draws for c in found), default=0)
     if draws < FEW_DRAWS:
         lines.append(
             f"This rests on {draws} draw{'s' if draws != 1 else ''} of training cases: a first look. Draws differ more than "
@@ -55,10 +55,11 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
     unit = study.unit + ("s" if c.count != 1 else "")
     d = c.difference[metric]
     name = study.measures.brief_name(metric)
-    if math.isnan(d.low):
-        verdict = f"{d.mean:+.3f} {name} in one draw"
-    elif c.draws < FEW_DRAWS:  # a bootstrap of so few knows too little of how draws differ
-        verdict = f"{d.mean:+.3f} {name} in {c.draws} draws, too few for a verdict"
+    if math.isnan(d.mean):
+        verdict = f"{name} is not defined in any test case"
+    elif c.pairs < FEW_DRAWS:  # a bootstrap of so few knows too little of how draws differ
+        in_draws = "one draw" if c.pairs == 1 else f"{c.pairs} draws, too few for a verdict"
+        verdict = f"{d.mean:+.3f} {name} in {in_draws}"
     elif d.excludes_zero:
         which = "higher" if d.mean > 0 else "lower"
         verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"
@@ -76,7 +77,9 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
 def speed_words(speed: SpeedUp) -> str:
     """A speed-up as people say it, with the number of draws where it is not all of them."""
     if not speed.known:
-        return "was reached by neither" if not speed.reached else f"was reached in too few draws{_of_draws(speed)}"
+        if not speed.reached and not speed.one:
+            return "was reached by neither"
+        return f"was reached in too few draws to compare{_of_draws(speed)}"
     low, high = speed.low, speed.high
     if f"{low:.2g}" == f"{high:.2g}":
         near = f"{max(low, 1 / low):.1f}" == "1.0"

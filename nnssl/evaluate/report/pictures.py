@@ -50,7 +50,8 @@ def case_pictures(study: Study, metric: str) -> list[Picture]:
     except NnsslError:  # a report can be made where the images are not
         return []
     table = np.stack([np.nanmean(c.scores[metric], axis=1) for c in shown.values()])
-    order = [i for i in np.argsort(np.nanmean(table, axis=0)) if np.isfinite(table[:, i]).all()]
+    worst_first = table if study.measures.larger_is_better(metric) else -table
+    order = [i for i in np.argsort(np.nanmean(worst_first, axis=0)) if np.isfinite(table[:, i]).all()]
     apart = max(order, key=lambda i: float(np.ptp(table[:, i])), default=None)
     chosen = dict.fromkeys(order[:WORST], "the worst on average") | dict.fromkeys(order[-BEST:], "the best on average")
     if apart is not None:

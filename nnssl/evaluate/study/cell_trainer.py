@@ -94,7 +94,13 @@ class StudyCell(nnUNetTrainer):
             self._seconds = _forget_later(Path(self.cell.curve), self.current_epoch * self.cell.evaluate_every)
 
     def on_epoch_start(self) -> None:
-        """Training time is counted without evaluations."""
+        """Training time is counted without evaluations.
+
+        Every epoch draws from the seed and its number, so that a training which was stopped goes on with the same batches;
+        the first one goes on from what the beginning has drawn.
+        """
+        if self.current_epoch:
+            seed_everything(self.cell.seed, self.current_epoch)
         super().on_epoch_start()
         self._began = time.monotonic()
 
@@ -120,8 +126,13 @@ class StudyCell(nnUNetTrainer):
 
     def save_checkpoint(self, filename: str) -> None:
         """As the trainer, but for the best epoch: the study compares equal numbers of steps."""
-        if Path(filename).name != "checkpoint_best.pth":
+        if Path(filename).name == "checkpoint_best.pth":
+            return
+        if isinstance(self, finetune.nnUNetTrainer_SSLBase):
             super().save_checkpoint(filename)
+            return
+        with atomic_path(filename, make_folder=False) as temporary:  # nnU-Net's own may be cut off by a kill
+            super().save_checkpoint(str(temporary))
 
     def plot_network_architecture(self) -> None:
         """Not for every cell."""
@@ -176,3 +187,9 @@ def _forget_later(curve: Path, step: int) -> float:
         writer.writeheader()
         writer.writerows(rows)
     return float(rows[-1]["seconds"]) if rows else 0.0
+
+
+def last_point(curve: Path) -> tuple[int, float]:
+    """Step of a learning curve's last point, and the seconds of training until then; -1 and 0 where there is none."""
+    rows = read_rows(curve, ("step", "seconds"))[1] if curve.is_file() else []
+    return (int(rows[-1]["step"]), float(rows[-1]["seconds"])) if rows else (-1, 0.0)

@@ -1,5 +1,5 @@
 """The leakage guard: no test or validation case in pretraining, as far as is known no other scan of their patients either,
-and none of their voxels among the training cases."""
+and no patient and no voxels in two of the three parts of a study."""
 
 from __future__ import annotations
 
@@ -10,40 +10,45 @@ from nnssl.errors import NnsslError
 from nnssl.evaluate.study.spec import StudyConfig
 from nnssl.transfer.reading import read_weights
 
+PARTS = ("training", "validation", "test")
+"""Of the cases of a study."""
+
 
 def check_subjects(study: StudyConfig, subjects: Mapping[str, str]) -> None:
-    """Refuse a patient on two sides.
+    """Refuse a patient in two parts.
 
     Args:
         study: the study.
         subjects: case -> patient, where known.
     """
     side: dict[str, tuple[str, str]] = {}
-    for part in ("training", "validation", "test"):
+    for part in PARTS:
         for case in getattr(study, part):
             patient = subjects.get(case)
             if patient is None:
                 continue
             known = side.setdefault(patient, (part, case))
-            if known[0] != part and "training" in (known[0], part):
+            if known[0] != part:
                 raise NnsslError(
                     f"one patient is in {known[0]} ({known[1]}) and in {part} ({case}): keep patients together"
                 )
 
 
 def check_duplicates(study: StudyConfig, digests: Mapping[str, str]) -> None:
-    """Refuse voxels that are in training and in validation or test under two names.
+    """Refuse voxels that are in two parts under two names.
 
     Args:
         study: the study.
         digests: case -> digest of its voxels; empty where the target's fingerprint has none.
     """
-    training = {digests[case]: case for case in study.training if case in digests}
-    for part in ("validation", "test"):
+    first: dict[str, tuple[str, str]] = {}
+    for part in PARTS:
         for case in getattr(study, part):
-            twin = training.get(digests.get(case, ""))
-            if twin is not None:
-                raise NnsslError(f"{case} of {part} has the same voxels as {twin} of training: take one of them out")
+            if case not in digests:
+                continue
+            known, twin = first.setdefault(digests[case], (part, case))
+            if known != part:
+                raise NnsslError(f"{case} of {part} has the same voxels as {twin} of {known}: take one of them out")
 
 
 def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import json
 import os
 import platform
@@ -11,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.data.claims import turn
-from nnssl.data.folders import nnunet_folder
+from nnssl.data.folders import check_configuration, nnunet_folder, read_dataset_json, read_plans
 from nnssl.data.subjects import read_subjects
-from nnssl.errors import NnsslError
+from nnssl.errors import NnsslError, shortened
+from nnssl.evaluate.study.cells import grid, state_of
 from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
-from nnssl.evaluate.study.leakage import check_duplicates, check_pretraining, check_subjects
+from nnssl.evaluate.study.leakage import PARTS, check_duplicates, check_pretraining, check_subjects
 from nnssl.evaluate.study.spec import FORMAT, Initialisation, StudyConfig, recorded_study, write_study
 from nnssl.files import read_json, sha256_of, write_json
 from nnssl.transfer.provenance import package_versions
@@ -32,15 +35,16 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
     """Check a study and write what does not change while it runs; a study that is there must be the same.
 
     Raises:
-        NnsslError: leakage, too few cases for a count, or another study in the folder.
+        NnsslError: plans or cases that are not there, leakage, too few cases for a count, or another study in the folder.
     """
+    check_target(study)
     subjects, digests = subjects_of(study), digests_of(study)
     check_subjects(study, subjects)
     check_duplicates(study, digests)
     checked = check_pretraining(study, digests)
     draws = all_draws(study, subjects)
     inits = {name: _facts_of(init, study.seeds) for name, init in study.inits.items()}
-    labels = _labels_digest(study)
+    material = _material(study)
     facts = {
         "format": FORMAT,
         "study": study.model_dump(),
@@ -52,14 +56,14 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         "leakage_check": checked,
         "inits": inits,
         "test_patients": _numbered([subjects.get(case) or case for case in study.test]),
-        **({"labels_sha256": labels} if labels else {}),
+        **{f"{what}_sha256": digest for what, digest in material.items()},
     }
     # nothing is written before everything could be read
     if not (folder / "study.json").is_file():
         _refuse_what_is_no_study(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with turn(folder / PREPARING):  # the jobs of an array begin at the same moment
-        _refuse_other(study, folder, inits, labels)
+        _refuse_other(study, folder, inits, material)
         _refuse_other_draws(draws, folder)
         known = read_json(folder / "study.json") if (folder / "study.json").is_file() else {}
         write_study(study, folder / "study.yaml")
@@ -68,13 +72,62 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         write_json({**facts, "started": known.get("started") or facts["started"]}, folder / "study.json")
 
 
-def _labels_digest(study: StudyConfig) -> str | None:
-    """SHA-256 of a classification's table, or of its file of images and labels."""
-    source = study.classify and (study.classify.labels or study.classify.npz)
-    return sha256_of(source) if source else None
+def check_target(study: StudyConfig) -> None:
+    """Refuse a segmentation whose trainings would miss what they read; a classification's images tell when they are listed.
+
+    Raises:
+        NnsslError: plans, configuration, preprocessed cases or reference segmentations are not there.
+    """
+    from nnssl.trainers.finetune_plan import training_cases
+
+    if study.classify is not None:
+        return
+    plans = read_plans(study.dataset, study.plans)
+    check_configuration(plans, study.configuration, study.plans, study.dataset)
+    preprocessed = set(training_cases(study.dataset, study.plans, study.configuration, "all"))
+    references = _references(study)
+    for part in PARTS:
+        cases = getattr(study, part)
+        unknown = [case for case in cases if case not in preprocessed]
+        if unknown:
+            raise NnsslError(
+                f"{part} names what is not among the labelled cases that {study.dataset} has preprocessed for "
+                f"{study.configuration}: {shortened(unknown)}. Correct the study file, or preprocess the dataset again"
+            )
+        without = [case for case in cases if not references[case].is_file()]
+        if without:
+            raise NnsslError(
+                f"{part} names cases without a reference in {references[without[0]].parent}: {shortened(without)}. "
+                "Preprocess the dataset again"
+            )
 
 
-def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], labels: str | None) -> None:
+def _references(study: StudyConfig) -> dict[str, Path]:
+    """Case of a segmentation -> the file of its reference segmentation, in the original grid."""
+    folder = nnunet_folder("nnUNet_preprocessed") / study.dataset
+    ending = read_dataset_json(folder / "dataset.json")["file_ending"]
+    return {case: folder / "gt_segmentations" / f"{case}{ending}" for part in PARTS for case in getattr(study, part)}
+
+
+def _material(study: StudyConfig) -> dict[str, str]:
+    """SHA-256 of what trainings read beside weights.
+
+    Returns:
+        `labels`: a classification's table, or its file of images and labels; a segmentation's references, by name. `plans`
+        of a segmentation: its configuration.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    if study.classify is not None:
+        return {"labels": sha256_of(str(study.classify.labels or study.classify.npz))}
+    plans = PlansManager(copy.deepcopy(read_plans(study.dataset, study.plans)))
+    configuration = plans.get_configuration(study.configuration).configuration
+    files = [f"{case} {sha256_of(path)}" for case, path in sorted(_references(study).items())]
+    texts = {"plans": json.dumps(configuration, sort_keys=True), "labels": "\n".join(files)}
+    return {what: hashlib.sha256(text.encode()).hexdigest() for what, text in texts.items()}
+
+
+def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], material: Mapping[str, str]) -> None:
     """A study may grow by initialisations, counts and seeds; all else must stay, or its cells could not be compared.
 
     Weights and labels are the same if their bytes are, wherever the file lies.
@@ -88,10 +141,12 @@ def _refuse_other(study: StudyConfig, folder: Path, inits: Mapping[str, Any], la
     for key in StudyConfig.model_fields:
         if key not in MAY_CHANGE and _setting(before, key, placed) != _setting(study, key, placed):
             raise NnsslError(f"{folder} holds a study with another '{key}': choose another folder with -o")
-    if labels is not None and record.get("labels_sha256", labels) != labels:
-        raise NnsslError(
-            f"{folder} was made with other labels (their table has changed): choose another folder with -o"
-        )
+    for what, digest in material.items():
+        differs = record.get(f"{what}_sha256", digest) != digest
+        # labels that were mended before the first result are mixed with nothing
+        if differs and (what == "plans" or any(state_of(cell.folder(folder)) == "done" for cell in grid(before))):
+            which = f"of {study.dataset}" if study.classify is None else "(their table has changed)"
+            raise NnsslError(f"{folder} was made with other {what} {which}: choose another folder with -o")
     for name, known in record["inits"].items():
         now = inits.get(name, known)
         per_seed = [facts.get("sha256_per_seed", {}) for facts in (now, known)]

@@ -12,7 +12,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnssl.data.folders import check_configuration, nnunet_folder, read_plans, resolve_dataset
 from nnssl.data.pool import read_splits
 from nnssl.data.subjects import read_subjects
-from nnssl.errors import NnsslError
+from nnssl.errors import NnsslError, shortened
 from nnssl.evaluate.statistics import FEW_DRAWS
 from nnssl.evaluate.study.run_cell import known_fingerprint
 from nnssl.evaluate.study.spec import StudyConfig, Unit, parse_study
@@ -174,12 +174,15 @@ def share_out(
 
 
 def _without_twins(study: StudyConfig, digests: Mapping[str, str]) -> tuple[list[str], StudyConfig]:
-    """Take cases out of training whose voxels are in validation or test under another name."""
-    held = {digests[c] for c in (*study.validation, *study.test) if c in digests}
-    twins = [c for c in study.training if digests.get(c) in held]
-    if not twins:
-        return [], study
-    left = [c for c in study.training if c not in twins]
-    shown = ", ".join(twins[:10]) + (f" and {len(twins) - 10} more" if len(twins) > 10 else "")
-    said = f"left out of training, because their voxels are in validation or test too: {shown}"
-    return [said], study.model_copy(update={"training": left})
+    """Take cases out of a part whose voxels are under another name in a part that is held out from it."""
+    said = []
+    for part, held_out in (("validation", ("test",)), ("training", ("validation", "test"))):
+        held = {digests[c] for other in held_out for c in getattr(study, other) if c in digests}
+        cases = getattr(study, part)
+        twins = [c for c in cases if digests.get(c) in held]
+        if twins:
+            said.append(
+                f"left out of {part}, because their voxels are in {' or '.join(held_out)} too: {shortened(twins, 10)}"
+            )
+            study = study.model_copy(update={part: [c for c in cases if c not in twins]})
+    return said, study

@@ -6,7 +6,6 @@ import copy
 import csv
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from nnssl.data.folders import nnunet_folder, read_dataset_json, read_plans
-from nnssl.evaluate.study.cell_trainer import CellRun, cell_class, one_process
+from nnssl.evaluate.study.cell_trainer import CellRun, cell_class, last_point, one_process
 from nnssl.evaluate.study.cells import Cell, write_record
 from nnssl.evaluate.study.spec import Initialisation, StudyConfig
 from nnssl.evaluate.study.whole_cases import WholeCases
@@ -44,15 +43,19 @@ def run_segmentation(
     """
     one_process(device)
     trainer = make_trainer(study, cell, folder, drawn, slices, device)
-    latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
-    if latest.is_file() and (folder / "curve.csv").is_file():
-        trainer.load_checkpoint(str(latest))
-        log.info("%s continues at epoch %d of %d", cell.name, trainer.current_epoch, trainer.num_epochs)
+    latest, final = (Path(trainer.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "final"))
+    curve = folder / "curve.csv"
+    if final.is_file() and last_point(curve)[0] == study.steps:  # stopped, or failed, while it predicted the test cases
+        trainer.load_checkpoint(str(final))
+        log.info("%s is trained; its test cases come again", cell.name)
     else:
-        write_json({}, folder / "load_report.json")
-    began = time.monotonic()
-    trainer.run_training()
-    write_record(folder, train_seconds=round(time.monotonic() - began, 1), steps=study.steps)
+        if latest.is_file() and curve.is_file():
+            trainer.load_checkpoint(str(latest))
+            log.info("%s continues at epoch %d of %d", cell.name, trainer.current_epoch, trainer.num_epochs)
+        else:
+            write_json({}, folder / "load_report.json")
+        trainer.run_training()
+    write_record(folder, train_seconds=last_point(curve)[1], steps=study.steps)
     write_test(trainer, study, folder)
     if not study.keep_weights:
         for path in Path(trainer.output_folder).glob("checkpoint_*.pth"):
