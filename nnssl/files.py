@@ -47,7 +47,9 @@ def atomic_path(target: Path | str, make_folder: bool = True) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # mkstemp made it private; shared clusters expect the user's umask
         temporary.replace(target)
     except OSError as error:
-        if error.filename is None:  # of a write into an open file, which does not say what is full or gone
+        if (
+            error.errno is not None and error.filename is None
+        ):  # of a write into an open file, which does not say what is full or gone
             error.filename = str(target)
         raise
     finally:

@@ -232,5 +232,10 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_of_a_library_keeps_its_words(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^its own words$"), atomic_path(tmp_path / "a.json"):
+        raise OSError("its own words")
+
+
 def test_of_an_unknown_file_only_the_reason_is_said() -> None:
     assert str(user_error(OSError(errno.ENOSPC, "x"))) == "cannot write a file: the disk is full"
