@@ -14,11 +14,10 @@ from pathlib import Path
 from nnssl import __version__
 from nnssl.disk import user_error
 from nnssl.errors import NnsslError
+from nnssl.evaluate import LARGEST_SEED
 
 PIPE_CLOSED = 141
 """Exit code, as of a process that SIGPIPE ended."""
-LARGEST_SEED = 2**32 - 1
-"""That scikit-learn takes."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

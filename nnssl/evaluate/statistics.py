@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata, t
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -17,7 +18,7 @@ FEW_DRAWS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its bootstrap interval."""
+    """A mean with its interval."""
 
     mean: float
     low: float
@@ -29,80 +30,100 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_mean(
-    table: np.ndarray, groups: Sequence[int] | None = None, seed: int = 0, minus: np.ndarray | None = None
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, groups: Sequence[int] | None = None, seed: int = 0
 ) -> Estimate:
-    """Mean of a table of draws x cases with a percentile interval: draws are resampled, and within them patients.
+    """Mean over draws of the difference of two scores, each the mean of a draw's cases and labels, with its interval.
 
-    The cases are the same in every draw, so one resample of them serves all draws: both sources of chance are crossed.
+    Each score is over what it has, so a case in which one of the two has no value (rightly nothing predicted) does not hide
+    what the other did there. The cases are the same in every draw, so one resample of them serves all draws.
 
     Args:
-        table: (draws, cases) or (draws, cases, labels), NaN where there is no value.
+        first, second: (draws, cases) or (draws, cases, labels), NaN where there is no value.
         groups: number of each case's patient, whose cases are drawn together; None = every case is one of its own.
-        seed: of the resamples; the same table gives the same interval.
-        minus: as `table`, for a paired comparison: in each draw the difference of both means, each over what it has. So a
-            case in which one of the two has no value (rightly nothing predicted) does not hide what the other did there.
+        seed: of the resamples; the same tables give the same interval.
 
     Returns:
         NaN for the interval where there is one draw only: it cannot say how draws differ.
     """
-    table = np.atleast_2d(np.asarray(table, float))
-    mean = _mean_of(table, minus)
-    draws, cases = table.shape[:2]
-    numbers = np.arange(cases) if groups is None else np.asarray(groups)
-    of_group = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
-    if draws < 2 or not np.isfinite(mean):
-        return Estimate(mean, float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        rows, drawn = rng.integers(0, draws, draws), rng.integers(0, len(of_group), len(of_group))
-        columns = np.concatenate([of_group[g] for g in drawn])
-        means[i] = _mean_of(table[rows][:, columns], None if minus is None else minus[rows][:, columns])
-    low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(low), float(high))
+    numbers = np.arange(first.shape[1]) if groups is None else np.asarray(groups)
+    _, group_of = np.unique(numbers, return_inverse=True)
+    count = int(group_of.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    weights = drawn[:, group_of]  # (resamples, cases): how often each is drawn
+    resampled = _means(first, weights) - _means(second, weights)
+    own = _means(first, np.ones((1, len(group_of)))) - _means(second, np.ones((1, len(group_of))))
+    return interval_of_draws(own[:, 0], resampled, count, seed)
 
 
-def _mean_of(table: np.ndarray, minus: np.ndarray | None) -> float:
-    """Of what is defined; with a second table the mean over draws of the differences of each draw's two means."""
-    if minus is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a draw in which one of the two has no value at all
-            first, second = (np.nanmean(t.reshape(len(t), -1), axis=1) for t in (table, minus))
-        table = first - second
-    return float(np.nanmean(table)) if np.isfinite(table).any() else float("nan")
+def _means(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(draws, resamples) means over cases and labels of what is defined; NaN where nothing is."""
+    table = np.asarray(table, float)
+    table = table.reshape(*table.shape[:2], -1)
+    there = np.isfinite(table)
+    total, number = np.where(there, table, 0).sum(2) @ weights.T, there.sum(2) @ weights.T
+    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
-def bootstrap_draws(values: Sequence[float], resampled: np.ndarray, seed: int = 0) -> Estimate:
-    """As `bootstrap_mean` for a score of all cases together, whose resamples of cases have been scored already.
+def interval_of_draws(
+    values: Sequence[float] | np.ndarray, resampled: np.ndarray, cases: int, seed: int = 0
+) -> Estimate:
+    """Mean over draws with a 95 % interval that holds the chance of draws and that of test cases, which are crossed.
+
+    A percentile bootstrap in which draws are resampled over the given resamples of cases. The bootstrap knows nothing of how
+    badly a few draws show their own spread, and is too narrow for it; so the interval is made wider, by Student's quantile
+    (`widening`) for the share of the variance that comes of each.
 
     Args:
-        values: (draws,) with all cases; for a paired comparison the differences.
-        resampled: (draws, resamples) under the same resamples of cases in every draw; NaN = not defined.
+        values: (draws,) of all cases, NaN = not defined; for a paired comparison the differences.
+        resampled: (draws, resamples) of the same under resamples of cases, alike in every draw; NaN = not defined.
+        cases: or patients that were resampled.
         seed: of the resamples of draws.
+
+    Returns:
+        NaN for the interval of fewer than two draws.
     """
     known = np.asarray(values, float)
-    mean = float(np.nanmean(known)) if np.isfinite(known).any() else float("nan")
+    mean = float(_mean(known))
     draws, count = resampled.shape
-    if draws < 2 or not np.isfinite(mean):
-        return Estimate(mean, float("nan"), float("nan"))
+    if np.isfinite(known).sum() < 2:
+        return Estimate(mean, math.nan, math.nan)
     drawn = np.random.default_rng(seed).integers(0, draws, (draws, count))
-    table = np.take_along_axis(resampled, drawn, axis=0)
-    means = table[:, np.isfinite(table).any(0)]
-    if means.shape[1] == 0:
-        return Estimate(mean, float("nan"), float("nan"))
-    low, high = np.quantile(np.nanmean(means, 0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(low), float(high))
+    both = _mean(np.take_along_axis(resampled, drawn, axis=0))
+    both = both[np.isfinite(both)]
+    if len(both) == 0:
+        return Estimate(mean, math.nan, math.nan)
+    number = int(np.isfinite(known).sum())
+    of_draws, of_cases = np.nanvar(known) / number, np.nanvar(_mean(resampled))
+    more = (widening(number) ** 2 - 1) * of_draws + (widening(cases) ** 2 - 1) * of_cases
+    factor = math.sqrt(1 + more / both.var()) if both.var() > 0 else 1.0
+    low, high = np.quantile(both, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(mean, float(mean - factor * (mean - low)), float(mean + factor * (high - mean)))
+
+
+def widening(number: int) -> float:
+    """By how much a bootstrap of so many things is too narrow: Student's quantile over the normal one, and n for n - 1."""
+    if number < 2:
+        return 1.0
+    quantile = (1 + LEVEL) / 2
+    return float(t.ppf(quantile, number - 1) / norm.ppf(quantile) * math.sqrt(number / (number - 1)))
+
+
+def _mean(table: np.ndarray) -> np.ndarray:
+    """Over the first axis, of what is defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing is defined
+        return np.nanmean(table, axis=0)
 
 
 def mean_ranks(scores: np.ndarray, larger_is_better: bool = True) -> np.ndarray:
     """Mean rank of each initialisation over draws and cases, 1 = best, ties shared.
 
     Args:
-        scores: (initialisations, draws x cases); columns with NaN are left out.
+        scores: (initialisations, draws x cases); columns with NaN are left out, infinite is the best.
         larger_is_better: the direction of the metric.
     """
-    whole = scores[:, np.isfinite(scores).all(0)]
+    whole = scores[:, ~np.isnan(scores).any(0)]
     if whole.shape[1] == 0:
         return np.full(len(scores), np.nan)
     return np.asarray(rankdata(-whole if larger_is_better else whole, axis=0).mean(1))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nnssl.evaluate.convergence import SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
-from nnssl.evaluate.statistics import bootstrap_mean, mean_ranks, spread
+from nnssl.evaluate.statistics import Estimate, mean_ranks, paired_difference, spread, widening
 
 STEPS = list(range(0, 110, 10))
 
@@ -106,51 +107,84 @@ def test_the_median_holds_whatever_the_hidden_numbers_are() -> None:
         assert got.high >= middle * (1 - 1e-12)
 
 
-class TestBootstrap:
-    def test_covers_a_known_difference(self) -> None:
-        rng = np.random.default_rng(0)
-        inside = 0
-        for trial in range(40):
-            table = 0.1 + rng.normal(0, 0.05, (8, 1)) + rng.normal(0, 0.05, (1, 20)) + rng.normal(0, 0.02, (8, 20))
-            found = bootstrap_mean(table, seed=trial)
-            inside += found.low <= 0.1 <= found.high
-        assert 30 <= inside <= 40
+def mean_of(table: np.ndarray, **more: Any) -> Estimate:
+    return paired_difference(table, np.zeros_like(table), **more)
+
+
+class TestInterval:
+    @pytest.mark.parametrize("draws", [2, 3, 5])
+    @pytest.mark.parametrize("of_draws,of_cases", [(1, 0), (0, 1), (1, 1)])
+    def test_holds_the_truth_as_often_as_it_says(self, draws: int, of_draws: float, of_cases: float) -> None:
+        """Whatever chance comes from, also with few draws, where a plain bootstrap has it in 76 of 100 of three."""
+        rng = np.random.default_rng(draws)
+        studies, inside = 200, 0
+        for trial in range(studies):
+            table = rng.normal(0, of_draws, (draws, 1)) + rng.normal(0, of_cases * math.sqrt(12 / draws), (1, 12))
+            found = mean_of(table + rng.normal(0, 0.01, (draws, 12)), seed=trial)
+            inside += found.low <= 0 <= found.high
+        assert inside >= 0.89 * studies  # 95 %, less what 200 studies may be off
+
+    def test_is_not_wider_than_it_must_be(self) -> None:
+        """Of many draws and cases it is that of the normal distribution."""
+        table = np.random.default_rng(5).normal(size=(60, 1)) + np.zeros((1, 200))
+        found = mean_of(table)
+        assert found.high - found.low == pytest.approx(2 * 1.96 * table.std() / math.sqrt(60), rel=0.1)
 
     def test_repeats(self) -> None:
         table = np.random.default_rng(1).normal(size=(5, 7))
-        assert bootstrap_mean(table) == bootstrap_mean(table.copy())
+        assert mean_of(table) == mean_of(table.copy())
 
     def test_draws_that_differ_widen_it(self) -> None:
         cases = np.random.default_rng(2).normal(0, 0.01, (5, 30))
-        same = bootstrap_mean(cases)
-        apart = bootstrap_mean(cases + np.linspace(-1, 1, 5)[:, None])
+        same = mean_of(cases)
+        apart = mean_of(cases + np.linspace(-1, 1, 5)[:, None])
         assert apart.high - apart.low > 20 * (same.high - same.low)
 
     def test_one_draw_has_no_interval(self) -> None:
-        found = bootstrap_mean(np.array([[0.2, 0.4]]))
+        found = mean_of(np.array([[0.2, 0.4]]))
         assert found.mean == pytest.approx(0.3)
         assert math.isnan(found.low)
         assert not found.excludes_zero
+
+    def test_a_draw_without_any_value_is_none(self) -> None:
+        found = mean_of(np.array([[0.2, 0.4], [math.nan, math.nan]]))
+        assert found.mean == pytest.approx(0.3)
+        assert math.isnan(found.low)
+
+    def test_draws_and_cases_that_are_all_alike_have_no_width(self) -> None:
+        assert mean_of(np.full((5, 8), 0.1)) == Estimate(*3 * [pytest.approx(0.1)])
 
     def test_scans_of_a_patient_are_drawn_together(self) -> None:
         """Ten scans of each patient say hardly more than one."""
         rng = np.random.default_rng(4)
         patients = np.repeat(np.arange(6), 10)
         table = np.repeat(rng.normal(0, 0.1, 6), 10)[None] + rng.normal(0, 0.001, (5, 60))
-        apart, together = bootstrap_mean(table), bootstrap_mean(table, patients.tolist())
-        once = bootstrap_mean(table[:, ::10])
+        apart, together = mean_of(table), mean_of(table, groups=patients.tolist())
+        once = mean_of(table[:, ::10])
         assert together.high - together.low > 2 * (apart.high - apart.low)
         assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.05)
-        assert bootstrap_mean(table, list(range(60))) == apart
+        assert mean_of(table, groups=list(range(60))) == apart
 
     def test_cases_without_a_value_are_left_out(self) -> None:
-        assert bootstrap_mean(np.array([[1, np.nan], [3, np.nan]])).mean == 2
+        assert mean_of(np.array([[1, np.nan], [3, np.nan]])).mean == 2
+
+    def test_each_side_is_over_what_it_has(self) -> None:
+        """A case that one side has no value for does not hide what the other one did there."""
+        first, second = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, np.nan], [1.0, np.nan]])
+        assert paired_difference(first, second).mean == -0.5
+
+
+def test_widening_is_students() -> None:
+    """4.30 / 1.96 for three, times the root of 3/2, and so on; one thing says nothing of how such things differ."""
+    assert [round(widening(n), 2) for n in (1, 3, 5, 10)] == [1, 2.69, 1.58, 1.22]
+    assert widening(10_000) == pytest.approx(1, abs=1e-3)
 
 
 def test_ranks() -> None:
     scores = np.array([[0.9, 0.8, np.nan], [0.5, 0.8, 1.0], [0.1, 0.1, 0.1]])
     assert mean_ranks(scores).tolist() == [1.25, 1.75, 3]
     assert mean_ranks(scores, larger_is_better=False).tolist() == [2.75, 2.25, 1]
+    assert mean_ranks(np.array([[math.inf], [0.2], [math.inf]])).tolist() == [1.5, 3, 1.5]
 
 
 def test_spread() -> None:

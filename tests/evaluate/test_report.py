@@ -13,7 +13,7 @@ import pytest
 
 from nnssl.errors import NnsslError
 from nnssl.evaluate.convergence import SpeedUp
-from nnssl.evaluate.report import write_report
+from nnssl.evaluate.report import pictures, write_report
 from nnssl.evaluate.report.collect import read_results
 from nnssl.evaluate.report.compare import compare
 from nnssl.evaluate.report.conclusion import conclude, speed_cell, speed_words
@@ -178,6 +178,60 @@ def test_a_difference_that_is_not_defined_is_said(tmp_path: Path) -> None:
         result.scores["hd95"][:] = np.nan
     said = " ".join(conclude(read, compare(read, "hd95"), "hd95"))
     assert "is not defined in any test case" in said and "nan" not in said
+
+
+@pytest.mark.parametrize(("metric", "worst", "best"), [("dice", 1, 8), ("hd95", 8, 1)])
+def test_the_worst_case_is_the_worst_whatever_the_metric(
+    metric: str, worst: int, best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both rise from case to case: more Dice is better, more distance is worse."""
+    read = read_results(folder_of(tmp_path, 0.0))
+    for result in read.results.values():
+        result.scores[metric][:] = np.arange(len(CASES))[:, None]
+    monkeypatch.setattr(pictures, "_raw_images", lambda _: dict.fromkeys(CASES, Path("image")))
+    monkeypatch.setattr(pictures, "draw_case", lambda *_: b"picture")
+    captions = [picture.title for picture in pictures.case_pictures(read, metric)]
+    assert captions[0].startswith(f"test case {worst} of 8, the worst on average")
+    assert any(c.startswith(f"test case {best} of 8, the best on average") for c in captions)
+
+
+def test_a_healthy_case_rightly_left_empty_ranks_first(tmp_path: Path) -> None:
+    """It has no overlap: whoever found something there is behind."""
+    read = read_results(folder_of(tmp_path, 0.0))
+    for result in read.results.values():
+        result.scores["dice"][:] = np.nan if result.cell.init == "a" else 0.0
+    found = {c.init: c.rank for c in compare(read, "dice")}
+    assert found == {"a": 1, "scratch": 2}
+
+
+def test_the_table_is_of_the_metric_that_was_asked_for(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 0.1)
+    write_report(root, "iou")
+    head, _, control, first = (root / "report.md").read_text().splitlines()[2:6]
+    assert head.split(" | ")[3:7] == ["IoU", "difference", "Dice", "HD95 (mm)"]
+    assert control.split(" | ")[3].startswith("0.440 ±")
+    assert "+0.100" in first.split(" | ")[4]
+    assert '<th class="number">IoU</th>' in (root / "report.html").read_text()
+
+
+def test_what_trainings_were_made_with_is_said_of_each(tmp_path: Path) -> None:
+    """A study that moved to another machine: its own record has the versions of the last call only."""
+    root = folder_of(tmp_path, 0.1)
+    for seed, torch in enumerate(("2.6.0", "2.6.0", "2.15.0")):
+        write_record(Cell("a", 2, seed).folder(root), device="cuda", versions={"torch": torch})
+    write_report(root)
+    said = (root / "report.html").read_text()
+    assert "device cpu and cuda" in said
+    assert "torch 2 and 2.15.0 and 2.6.0" in said
+
+
+def test_the_cost_of_a_pretraining_stands_beside_it(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, 0.1)
+    facts = json.loads((root / "study.json").read_text())
+    facts["batch_size"], facts["inits"]["a"]["batch_size"] = 2, 8
+    write_json(facts, root / "study.json")
+    write_report(root)
+    assert "100 steps of batch 8: 5.0 trainings" in (root / "report.html").read_text()
 
 
 def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import torch
 
 from nnssl.data import claims
 from nnssl.evaluate.study import worker
-from nnssl.evaluate.study.cells import Cell, claim, grid, state_of, write_record
+from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.jobs import give_new_attempts
 from nnssl.evaluate.study.spec import parse_study
 
 
@@ -75,6 +76,17 @@ def test_a_working_owner_renews_its_lock(tmp_path: Path, monkeypatch: pytest.Mon
         before = (tmp_path / "lock").stat().st_mtime_ns
         time.sleep(0.4)
         assert (tmp_path / "lock").stat().st_mtime_ns > before
+
+
+def test_with_every_call_what_is_not_done_gets_new_attempts(tmp_path: Path) -> None:
+    """Also what was killed twice, with no time to say that it failed; not what runs, nor what is done."""
+    cells = grid(study())[:4]
+    for cell, state in zip(cells, ("failed", "running", "running", "done")):
+        write_record(cell.folder(tmp_path), state=state, attempts=2)
+    with claim(cells[2].folder(tmp_path)):
+        give_new_attempts(cells, tmp_path)
+    found = [record_of(cell.folder(tmp_path)) for cell in cells]
+    assert [(r["state"], r["attempts"]) for r in found] == [("waiting", 0), ("waiting", 0), ("running", 2), ("done", 2)]
 
 
 def test_names_of_cells_differ() -> None:

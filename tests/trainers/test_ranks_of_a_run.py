@@ -108,6 +108,18 @@ def test_both_ranks_go_back_to_the_same_place_at_the_same_rate(pretraining: Path
     assert [row["skipped_steps"] for row in metrics(folder)] == [0, 0, 0]
 
 
+@pytest.mark.slow
+def test_a_continued_run_is_read_by_the_first_process(pretraining: Path) -> None:
+    """The others' network disk does not give it: then none falls back to an older one, or leaves."""
+    arguments = request("masked_region", "read", flags={"epochs": 1, **SMALL})
+    assert run_processes(partial(rank_work.train_as_one, arguments), 2, False) == 0
+    folder = run_folder(Path(os.environ["nnUNet_results"]), "nnsslTrainer_MaskedRegion_read")
+    (folder / "encoder.pth").unlink()
+    again = {**arguments, "resume": True, "flags": {}, "sets": ()}
+    assert run_processes(partial(rank_work.train_where_the_first_alone_can_read, again), 2, False) == 0
+    assert (folder / "encoder.pth").is_file()
+
+
 def start(log: Path, *arguments: str, processes: int = 2) -> subprocess.Popen:
     command = [
         sys.executable, "-m", "nnssl.cli.pretrain", "902", "3d_fullres", "-m", "masked_region", "-device", "cpu",

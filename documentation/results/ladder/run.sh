@@ -13,7 +13,7 @@ for seed in 1 2; do  # two more pretrainings
     pretrain mrT$seed masked_region 20 150 4 6e-3 --set seed=$seed --set precision=bfloat16
 done
 pretrain mrH masked_region 20 150 4 6e-3
-pretrain mrLong masked_region 20 600 4 6e-3 --set precision=bfloat16  # four times as long
+pretrain mrLong masked_region 20 600 4 6e-3  # four times as long
 for part in ladder seeds slow_control longer; do
     study "$here/$part.yaml" "${1:-study}_$part"
 done

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from nnssl.evaluate import LARGEST_SEED
 from nnssl.evaluate.labels import TargetColumn
 from nnssl.evaluate.probe.answers import out_of_fold
 from nnssl.evaluate.probe.scores import METRICS, Scored, can_be_shuffled, score, scored, shuffled
@@ -20,8 +21,6 @@ from nnssl.files import atomic_path, write_json
 log = logging.getLogger(__name__)
 
 REPEATS = 5
-SEEDS = 2**32
-"""Of scikit-learn, from 0."""
 FEW = 30
 """Fewer patients than these say little, whatever the interval."""
 
@@ -100,7 +99,10 @@ def probe_target(
 
     def answers(features: Mapping[str, np.ndarray], repeats: int = REPEATS) -> list[np.ndarray]:
         x = np.stack([features[c] for c in target.cases])
-        return [out_of_fold(x, target.values, target.groups, target.kind, (seed + r) % SEEDS) for r in range(repeats)]
+        return [
+            out_of_fold(x, target.values, target.groups, target.kind, (seed + r) % (LARGEST_SEED + 1))
+            for r in range(repeats)
+        ]
 
     of_random = [answers(f) for f in tqdm(random, desc=f"{target.name}: random encoders", dynamic_ncols=True)]
     found = []

@@ -37,10 +37,12 @@ class CellResult:
         curve: of its training; without points where nothing was trained step by step.
         means: metric -> value over all test cases.
         scores: metric -> (cases, labels) of a segmentation; NaN = not defined.
-        resampled: metric -> (resamples,) of a classification, under the same resamples of test cases in every cell.
+        resampled: metric -> (resamples,) of a classification, under the same resamples of test patients in every cell.
+        patients: of the test, which were resampled.
         recalls: of each class of a classification.
         seconds: of its training.
         load_report: of its weights; empty from scratch.
+        made_with: device and versions of packages, as far as known.
     """
 
     cell: Cell
@@ -50,7 +52,9 @@ class CellResult:
     seconds: float
     load_report: dict[str, Any]
     resampled: dict[str, np.ndarray] = field(default_factory=dict)
+    patients: int = 0
     recalls: np.ndarray = field(default_factory=lambda: np.array([]))
+    made_with: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,21 @@ class Study:
         """What counts count."""
         return self.config.unit_name
 
-    def paired(self, init: str, count: int) -> list[tuple[CellResult, CellResult]]:
-        """Cells of an initialisation beside the control's of the same draw; draws that lack one of them are left out."""
+    @property
+    def made_with(self) -> dict[str, list[str]]:
+        """Device and packages -> what the trainings were made with, which may be several: a study moves between machines."""
+        known = {"device": self.facts["device"], **self.facts["versions"]}  # of the last call
+        cells = [{**known, **result.made_with} for result in self.results.values()]
+        return {
+            name: sorted({cell[name] for cell in cells if name in cell}) for name in {k: 0 for c in cells for k in c}
+        }
+
+    def paired(self, init: str, count: int, other: str | None = None) -> list[tuple[CellResult, CellResult]]:
+        """Cells of one initialisation beside another one (the control) of the same draw; draws that lack one are out."""
         pairs = []
         for seed in self.config.seeds:
-            a, b = self.results.get(Cell(init, count, seed)), self.results.get(Cell(self.config.control, count, seed))
+            cells = (Cell(name, count, seed) for name in (init, other or self.config.control))
+            a, b = (self.results.get(cell) for cell in cells)
             if a is not None and b is not None:
                 pairs.append((a, b))
         return pairs
@@ -159,16 +173,21 @@ def _read_cell(
     cell: Cell, folder: Path, config: StudyConfig, labels: Sequence[str], measures: Measures, found: Answers | None
 ) -> CellResult:
     where = cell.folder(folder)
-    report, curve = where / "load_report.json", where / "curve.csv"
+    report, curve, record = where / "load_report.json", where / "curve.csv", record_of(where)
     common = {
         "cell": cell,
         "curve": read_curve(curve, measures.curve) if curve.is_file() else Curve((), ()),
-        "seconds": float(record_of(where).get("train_seconds", math.nan)),
+        "seconds": float(record.get("train_seconds", math.nan)),
         "load_report": read_json(report) if report.is_file() else {},
+        "made_with": {
+            k: str(v) for k, v in ({"device": record.get("device", "")} | dict(record.get("versions", {}))).items() if v
+        },
     }
     if found is not None:
         means, drawn, recalls = scored(found)
-        return CellResult(**common, means=means, scores={}, resampled=drawn, recalls=recalls)
+        return CellResult(
+            **common, means=means, scores={}, resampled=drawn, patients=len(set(found.groups)), recalls=recalls
+        )
     scores = _read_scores(where / "test.csv", config.test, labels)
     return CellResult(**common, means={m: mean(v) for m, v in scores.items()}, scores=scores)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from nnssl.evaluate.convergence import (
     steps_to,
 )
 from nnssl.evaluate.report.collect import CellResult, Study, mean
-from nnssl.evaluate.statistics import Estimate, bootstrap_draws, bootstrap_mean, mean_ranks, spread
+from nnssl.evaluate.statistics import Estimate, interval_of_draws, mean_ranks, paired_difference, spread
 
 DISTANCE = "hd95"
 """The metric that is not defined where one of two outlines is empty."""
@@ -100,7 +99,7 @@ def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Compa
         pairs=len(pairs),
         score={m: mean(np.asarray(v)) for m, v in means.items()},
         sd={m: spread(v) for m, v in means.items()},
-        difference={m: _difference(pairs, m, study.facts.get("test_patients")) for m in study.measures.names}
+        difference={m: difference(study, init, study.config.control, count, m) for m in study.measures.names}
         if pairs
         else {},
         better=float(np.mean([sign * g > 0 for g in gains])) if gains else math.nan,
@@ -122,21 +121,25 @@ def _labels(study: Study, cells: list[CellResult], metric: str) -> dict[str, flo
         return dict(zip(study.labels, (float(v) for v in np.nanmean(np.stack(rows), axis=0))))
 
 
-def _difference(pairs: list[tuple[CellResult, CellResult]], metric: str, patients: Sequence[int] | None) -> Estimate:
+def difference(study: Study, init: str, other: str, count: int, metric: str) -> Estimate:
     """Paired over draws and test cases: the difference of both arms' means over cases and labels, which are the scores.
 
     So a label that is not there and is predicted by one arm counts for that arm, and has no value for the other. Not so a
     distance: an arm that finds a difficult label must not look worse for it than one that does not, so only labels count for
     which both have one.
     """
+    pairs = study.paired(init, count, other)
+    if not pairs:
+        return Estimate(math.nan, math.nan, math.nan)
     if pairs[0][0].resampled:
         whole = [a.means[metric] - b.means[metric] for a, b in pairs]
-        return bootstrap_draws(whole, np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs]))
+        resampled = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs])
+        return interval_of_draws(whole, resampled, pairs[0][0].patients)
     first, second = (np.stack([pair[arm].scores[metric] for pair in pairs]) for arm in (0, 1))
     if metric == DISTANCE:
         both = np.isfinite(first) & np.isfinite(second)
         first, second = (np.where(both, values, np.nan) for values in (first, second))
-    return bootstrap_mean(first, patients, minus=second)
+    return paired_difference(first, second, study.facts.get("test_patients"))
 
 
 def final_of_control(study: Study, count: int) -> float:
@@ -200,4 +203,6 @@ def _of_draws(cells: list[CellResult], metric: str) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # cases without any label
         rows = [np.nanmean(c.scores[metric], axis=1) if c.scores else [c.means[metric]] for c in cells]
-        return np.concatenate(rows)
+    found = np.concatenate(rows)
+    # a case without any label has no overlap: nothing found in it, rightly, is the best that there is
+    return found if metric == DISTANCE or not cells[0].scores else np.where(np.isnan(found), np.inf, found)

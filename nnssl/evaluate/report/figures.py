@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnssl.evaluate.convergence import SpeedUp
+from nnssl.evaluate.convergence import SpeedUp, steps_to
 from nnssl.evaluate.report.collect import Study
 from nnssl.evaluate.report.compare import Comparison, line_of_control
 from nnssl.evaluate.report.conclusion import MAIN_Q, speed_short
@@ -71,9 +71,9 @@ def learning_curves(study: Study, count: int) -> Any:
         axis.plot(steps, values.mean(0), color=colour, label=init, linewidth=1.8)
         for row in values:
             axis.plot(steps, row, color=colour, alpha=0.25, linewidth=0.7)
-        crossed = np.flatnonzero(values.mean(0) >= line)
-        if len(crossed):
-            axis.plot(steps[crossed[0]], values.mean(0)[crossed[0]], "o", color=colour, markersize=5)
+        reached = steps_to(steps, values.mean(0), line) if math.isfinite(line) else math.inf
+        if math.isfinite(reached):
+            axis.plot(reached, values.mean(0)[steps.index(int(reached))], "o", color=colour, markersize=5)
     axis.set_xlabel("optimiser steps")
     axis.set_ylabel(f"{study.measures.curve_name}, validation cases")
     _legend_below(figure, axis)

@@ -35,11 +35,6 @@ class Measures:
         """The metric that conclusions are of unless another one is asked for."""
         return next(iter(self.names))
 
-    @property
-    def others(self) -> list[str]:
-        """All but the main one."""
-        return list(self.names)[1:]
-
     def larger_is_better(self, metric: str) -> bool:
         """The direction of a metric."""
         return metric not in self.smaller_is_better

@@ -60,7 +60,7 @@ def write_report(folder: Path, metric: str | None = None) -> Path:
             path.write_bytes(picture.png)
     _write_csv(study, folder / "results.csv")
     write_json(_plain(study, found, conclusion, metric), folder / "summary.json")
-    _write_text(markdown(study, found, conclusion), folder / "report.md")
+    _write_text(markdown(study, found, conclusion, metric), folder / "report.md")
     _write_text(render(study, found, conclusion, figures, pictures, metric), folder / "report.html")
     return folder / "report.html"
 
@@ -116,15 +116,15 @@ def render(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {**words.FILTERS, "data_uri": _data_uri}
     template = environment.from_string(files("nnssl.evaluate.report").joinpath("report.html.j2").read_text("utf-8"))
-    shown = [{**vars(c), "main": c.difference.get(study.measures.main)} for c in found]
     return template.render(
         style=style(),
         study=study,
         version=__version__,
         conclusion=conclusion,
         figures=figures,
-        comparisons=shown,
+        comparisons=found,
         metric=metric,
+        others=[name for name in study.measures.names if name != metric],
         pictures=pictures,
         inits=[describe(study, name) for name in study.inits],
         remarks=sorted({r for c in study.results.values() for r in c.load_report.get("remarks", ())}),
@@ -149,10 +149,19 @@ def describe(study: Study, name: str) -> dict[str, str]:
         "name": name,
         "weights": kinds.get(facts.get("kind", ""), _file_of(facts)),
         "pretraining": ", ".join(f"{k} {v}" for k, v in origin.items() if k in ("method", "steps", "seed", "cases")),
+        "cost": _cost(study, facts),
         "settings": ", ".join([trained, *(f"{k} {v}" for k, v in settings.items())]),
         "coverage": f"{100 * min(coverage):.0f} %" if coverage else "",
         "leakage": study.facts.get("leakage_check", {}).get(name, ""),
     }
+
+
+def _cost(study: Study, facts: Mapping[str, Any]) -> str:
+    """A pretraining in trainings of the study, by the crops that both see."""
+    steps, batch, own = facts.get("provenance", {}).get("steps"), facts.get("batch_size"), study.facts.get("batch_size")
+    if not (steps and batch and own):
+        return ""
+    return f"{steps} steps of batch {batch}: {steps * batch / (study.config.steps * own):.1f} trainings"
 
 
 def _file_of(facts: Mapping[str, Any]) -> str:
@@ -164,24 +173,24 @@ def _file_of(facts: Mapping[str, Any]) -> str:
     return f"{facts.get('file_name', '')}, one pretraining, sha256 {facts.get('sha256', '')[:12]}"
 
 
-def markdown(study: Study, found: Sequence[Comparison], conclusion: Sequence[str]) -> str:
+def markdown(study: Study, found: Sequence[Comparison], conclusion: Sequence[str], metric: str) -> str:
     """The table for papers and READMEs."""
     c, m = study.config, study.measures
     length = f" {c.steps} steps," if c.stepwise else ""
-    brief = [m.brief_name(k) for k in m.brief]
-    columns = [f"{study.unit}s", "initialisation", "draws", m.names[m.main], "difference", *brief]
+    brief = [k for k in (m.main, *m.brief) if k != metric]
+    columns = [f"{study.unit}s", "initialisation", "draws", m.names[metric], "difference", *map(m.brief_name, brief)]
     columns += ["speed-up to 95 %"] * study.curved + ["rank"]
     lines = [
         f"{c.name}: {c.dataset}, {c.configuration},{length} {len(c.test)} test {'images' if c.classify else 'cases'}; "
-        "mean ± SD over draws, paired difference with 95 % bootstrap interval.",
+        "mean ± SD over draws, paired difference with its 95 % interval.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",
     ]
     for row in found:
-        cells = [str(row.count), row.init, str(row.draws), words.plus_minus(row.score[m.main], row.sd[m.main])]
-        cells += [words.interval(row.difference.get(m.main))]
-        cells += [words.decimals(row.score[k], m.digits(k)) for k in m.brief]
+        cells = [str(row.count), row.init, str(row.draws), words.plus_minus(row.score[metric], row.sd[metric])]
+        cells += [words.interval(row.difference.get(metric))]
+        cells += [words.decimals(row.score[k], m.digits(k)) for k in brief]
         cells += [words.speed(row.speed, row.init == c.control)] * study.curved + [words.decimals(row.rank, 2)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in conclusion)]) + "\n"

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnssl.errors import NnsslError
-from nnssl.evaluate.study.cells import Cell, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.spec import recorded_study
 from nnssl.files import read_rows
 
@@ -40,9 +40,7 @@ def run_study(folder: Path, workers: int, share: Share, device: str) -> tuple[in
     """Run what is missing of a study in worker processes, with one progress display; returns (done, failed) of the share."""
     study = recorded_study(folder / "study.json")
     cells = share.of(grid(study))
-    for cell in cells:
-        if state_of(cell.folder(folder)) == "failed":  # broken cells get new attempts with every call
-            write_record(cell.folder(folder), state="waiting", attempts=0)
+    give_new_attempts(cells, folder)
     (folder / "logs").mkdir(exist_ok=True)
     # a scheduler's SIGTERM ends the workers, too
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -63,6 +61,17 @@ def run_study(folder: Path, workers: int, share: Share, device: str) -> tuple[in
         signal.signal(signal.SIGTERM, before)
     states = [state_of(cell.folder(folder)) for cell in cells]
     return states.count("done"), states.count("failed")
+
+
+def give_new_attempts(cells: Sequence[Cell], folder: Path) -> None:
+    """With every call what is broken is tried again, also what was killed; not what another job does."""
+    for cell in cells:
+        where = cell.folder(folder)
+        if not record_of(where).get("attempts") or state_of(where) not in ("failed", "waiting"):
+            continue
+        with claim(where) as mine:
+            if mine and record_of(where)["state"] != "done":
+                write_record(where, state="waiting", attempts=0)
 
 
 def _interrupt(*_: Any) -> None:

@@ -28,7 +28,7 @@ PREPARING = "preparing"
 """Claim of the job that checks and writes what all jobs of a study share."""
 MAY_CHANGE = ("inits", "counts", "seeds", "control", "keep_weights", "name")
 """Settings of a study that may grow or differ from call to call; with another of the rest, cells could not be compared."""
-SHOWN_PROVENANCE = ("method", "steps", "seed", "cases", "cases_by_dataset", "versions", "seconds")
+SHOWN_PROVENANCE = ("method", "steps", "seed", "cases", "cases_by_dataset", "versions")
 
 
 def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None:
@@ -55,6 +55,7 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "leakage_check": checked,
         "inits": inits,
+        "batch_size": _batch_size(study),
         "test_patients": _numbered([subjects.get(case) or case for case in study.test]),
         **{f"{what}_sha256": digest for what, digest in material.items()},
     }
@@ -70,6 +71,15 @@ def prepare(study: StudyConfig, folder: Path, command: str, device: str) -> None
         write_json(_with_former_draws(draws, folder), folder / "draws.json")
         facts["inits"] = _with_former(inits, known.get("inits", {}))
         write_json({**facts, "started": known.get("started") or facts["started"]}, folder / "study.json")
+
+
+def _batch_size(study: StudyConfig) -> int | None:
+    """Crops or images per step of a cell; None where there are no steps."""
+    if study.classify is not None:
+        return study.classify.batch_size if study.stepwise else None
+    return study.batch_size or int(
+        read_plans(study.dataset, study.plans)["configurations"][study.configuration]["batch_size"]
+    )
 
 
 def check_target(study: StudyConfig) -> None:
@@ -226,6 +236,7 @@ def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
         "format": weights.kind,
         **({"sha256": digests["all"]} if "all" in digests else {"sha256_per_seed": digests}),
         "provenance": {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance},
+        "batch_size": (weights.provenance.get("config") or {}).get("batch_size"),
         "settings": shown,
     }
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnssl.errors import MissingError, NnsslError
+from nnssl.evaluate import LARGEST_SEED
 from nnssl.evaluate.classify.settings import TrainingSettings
 from nnssl.files import atomic_path, check_number, read_json, read_yaml
 
@@ -137,6 +138,8 @@ class StudyConfig(BaseModel):
             raise ValueError("a number stands twice")
         if any(v < 0 for v in value):
             raise ValueError("numbers must not be negative")
+        if any(v > LARGEST_SEED for v in value):
+            raise ValueError(f"numbers must not be larger than {LARGEST_SEED}")
         return value
 
     @model_validator(mode="before")

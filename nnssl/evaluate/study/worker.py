@@ -25,6 +25,7 @@ from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, w
 from nnssl.evaluate.study.jobs import ATTEMPTS, Share
 from nnssl.evaluate.study.spec import StudyConfig, recorded_study
 from nnssl.files import read_json
+from nnssl.transfer.provenance import package_versions
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
         started=_now(),
         host=socket.gethostname(),
         device=str(device),
+        versions=package_versions(),
     )
     began = time.monotonic()
     log.info("=== %s, attempt %d, %s", cell.name, attempts, _now())
