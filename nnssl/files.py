@@ -181,14 +181,14 @@ def read_yaml(path: Path, name: str) -> dict[Any, Any]:
 
 
 def read_rows(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str]]]:
-    """A CSV file with a header.
+    """A CSV file with a header, as programs write it or as people do: semicolons in place of commas, blanks around.
 
     Args:
         path: the file.
         needed: columns that must be there.
 
     Returns:
-        Names of the columns, and a row for each line; an empty text where a line is too short.
+        Names of the columns, and a row for each line, without blanks around; an empty text where a line is too short.
 
     Raises:
         NnsslError: missing, not a table in UTF-8, or without a column.
@@ -197,9 +197,13 @@ def read_rows(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[d
         raise MissingError(f"{path} does not exist")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = list(reader.fieldnames or [])
-            rows = [{k: v for k, v in row.items() if k is not None} for row in reader]
+            first = file.readline()
+            file.seek(0)
+            semicolons = first.count(";") > first.count(",")
+            reader = csv.DictReader(file, restval="", delimiter=";" if semicolons else ",")
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = [{k: v.strip() for k, v in row.items() if k is not None} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise NnsslError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
     missing = [name for name in needed if name not in columns]

@@ -107,6 +107,15 @@ def test_tables(tmp_path: Path, content: bytes, said: str) -> None:
     assert read_rows(tmp_path / "t.csv", ("case",))[1] == [{"case": "a", "subject": ""}, {"case": "b", "subject": "c"}]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_table_as_spreadsheets_write_it(encoding: str, tmp_path: Path) -> None:
+    """Semicolons where the comma is the decimal mark, a byte order mark, blanks."""
+    (tmp_path / "t.csv").write_text('case; weight\na ;1,5\n\n"b; c";2\n', encoding=encoding)
+    columns, rows = read_rows(tmp_path / "t.csv", ("case", "weight"))
+    assert columns == ["case", "weight"]
+    assert rows == [{"case": "a", "weight": "1,5"}, {"case": "b; c", "weight": "2"}]
+
+
 METADATA = {
     "a second name that is a list": ({"aliases": '{"a": ["x"]}'}, "a second name of"),
     "a second name of nothing": ({"aliases": '{"a": "y"}'}, "a second name of y"),

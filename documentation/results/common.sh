@@ -24,11 +24,13 @@ acdc_3mm() {  # Dataset027_ACDC: one case per labelled frame, patients in cases.
     cp "$results/acdc/splits_final.json" "$nnUNet_preprocessed/$dataset/"  # by patient
 }
 
+fold=0  # whose training cases are the pool
+
 pretrain() {  # name, method, epochs, steps per epoch, batch size, rate, more; nothing where it has been made, the rest where it was stopped
-    local run="$nnUNet_results/$dataset"/*_"$1__${plans}__$configuration"/fold_0 again=--overwrite
+    local run="$nnUNet_results/$dataset"/*_"$1__${plans}__$configuration"/fold_$fold again=--overwrite
     if compgen -G "$run/encoder.pth"; then return; fi
     if compgen -G "$run/checkpoint_*.pth" > /dev/null; then again=--c; fi  # stopped on the way
-    nnssl_pretrain $dataset $configuration -p $plans -m "$2" -f 0 --name "$1" --epochs "$3" --iterations "$4" --batch-size "$5" \
+    nnssl_pretrain $dataset $configuration -p $plans -m "$2" -f $fold --name "$1" --epochs "$3" --iterations "$4" --batch-size "$5" \
         --lr "$6" --set val_iterations=4 --set workers=0 -device "$device" $again "${@:7}"
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from nnssl.data.pool import Pool
 from nnssl.errors import MissingError, NnsslError, shortened
+from nnssl.files import read_rows
 
 Balance = Literal["case", "subject", "dataset", "dataset+subject"]
 
@@ -40,31 +40,24 @@ def read_weights(path: Path) -> WeightTable:
     if not path.is_file():
         raise MissingError(f"case_weights {path} does not exist: give a CSV file with the columns case and weight")
     weights: dict[tuple[str, str], float] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            if "case" not in columns or "weight" not in columns:
-                raise NnsslError(
-                    f"{path} needs the columns 'case' and 'weight', it has: {shortened(columns, 20) or 'none'}"
-                )
-            for row in reader:
-                key = (str(row.get("dataset") or "").strip(), str(row["case"]).strip())
-                if key in weights:
-                    raise NnsslError(f"{path}, line {reader.line_num}: case {key[1]} is there twice")
-                weights[key] = _weight(row["weight"], path, reader.line_num)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise NnsslError(f"{path} is not a readable CSV file: {error}") from error
+    columns, rows = read_rows(path)
+    if "case" not in columns or "weight" not in columns:
+        raise NnsslError(f"{path} needs the columns 'case' and 'weight', it has: {shortened(columns, 20) or 'none'}")
+    for row in rows:
+        key = (row.get("dataset", ""), row["case"])
+        if key in weights:
+            raise NnsslError(f"{path}: case {key[1]} is there twice")
+        weights[key] = _weight(row["weight"], path, key[1])
     return WeightTable(path, weights)
 
 
-def _weight(text: str | None, path: Path, line: int) -> float:
+def _weight(text: str, path: Path, case: str) -> float:
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise NnsslError(f"{path}, line {line}: weight '{text or ''}' is not a number of at least 0")
+        raise NnsslError(f"{path}, case {case}: weight '{text}' is not a number of at least 0")
     return value
 
 

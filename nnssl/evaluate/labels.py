@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from nnssl.errors import MissingError, NnsslError, did_you_mean, shortened
+from nnssl.errors import NnsslError, did_you_mean, shortened
+from nnssl.files import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -48,25 +48,15 @@ class TargetColumn:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header; commas or semicolons.
+    """Rows of a CSV file with a header.
 
     Raises:
         NnsslError: missing, empty, or no table.
     """
-    if not path.is_file():
-        raise MissingError(f"{path} does not exist")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise NnsslError(f"{path} is not a CSV file in UTF-8") from error
-    first = text.partition("\n")[0]
-    try:
-        rows = list(csv.DictReader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ","))
-    except csv.Error as error:
-        raise NnsslError(f"{path} is not a readable CSV file: {error}") from error
+    _, rows = read_rows(path)
     if not rows:
         raise NnsslError(f"{path} holds no rows below its header")
-    return [{str(k).strip(): str(v or "").strip() for k, v in row.items() if k is not None} for row in rows]
+    return rows
 
 
 def read_target(

@@ -98,11 +98,11 @@ def test_weight_0_leaves_a_case_out(tmp_path: Path) -> None:
     [
         ("name,weight\nx,1\n", "it has: name, weight"),
         ("", "it has: none"),
-        ("case,weight\nx,heavy\n", "line 2: weight 'heavy'"),
-        ("case,weight\nx,-1\n", "line 2: weight '-1'"),
+        ("case,weight\nx,heavy\n", "case x: weight 'heavy'"),
+        ("case,weight\nx,-1\n", "case x: weight '-1'"),
         ("case,weight\nx,nan\n", "weight 'nan'"),
         ("case,weight\nx\n", "weight ''"),
-        ("case,weight\nx,1\nx,2\n", "line 3: case x is there twice"),
+        ("case,weight\nx,1\nx,2\n", "case x is there twice"),
     ],
 )
 def test_bad_tables_are_one_clear_line(tmp_path: Path, text: str, said: str) -> None:
