@@ -6,23 +6,49 @@ python documentation/explanation/coverage.py [STUDIES]
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from nnssl.evaluate.statistics import paired_difference
 
-CASES = 40
-CHANCES = {"draws": (1, 0, 0), "cases": (0, 1, 0), "both alike": (1, 1, 0), "each draw's cases": (0, 0, 1)}
-"""Standard deviations of the mean from draws, from cases, and from cases that are good in one draw and bad in another."""
+DRAWS = (2, 3, 5, 10)
 
 
-def covered(draws: int, chances: tuple[float, float, float], studies: int) -> float:
+def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Log-normal, as scores near their end are, with mean 0 and standard deviation 1."""
+    values = rng.lognormal(0, 0.8, shape)
+    mean, square = np.exp(0.32), np.exp(4 * 0.32)
+    return (values - mean) / np.sqrt(square - mean**2)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal."""
+    return rng.normal(size=shape)
+
+
+Chance = tuple[int, tuple[float, float, float], Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]]
+CHANCES: dict[str, Chance] = {
+    "draws": (40, (1, 0, 0), normal),
+    "40 cases": (40, (0, 1, 0), normal),
+    "8 cases": (8, (0, 1, 0), normal),
+    "draws and cases alike": (40, (1, 1, 0), normal),
+    "which cases a draw is good at": (40, (0, 0, 1), normal),
+    "draws, skewed": (40, (1, 0, 0), skewed),
+    "40 cases, skewed": (40, (0, 1, 0), skewed),
+    "8 cases, skewed": (8, (0, 1, 0), skewed),
+}
+"""Number of cases; standard deviations of the mean from draws, from cases, and from cases that are good in one draw only."""
+
+
+def covered(draws: int, chance: Chance, studies: int) -> float:
     """Share of so many studies of nothing whose interval holds zero."""
+    cases, shares, sample = chance
     rng, inside = np.random.default_rng(draws), 0
-    of_draws, of_cases, of_both = (np.array(chances) * np.sqrt([draws, CASES, draws * CASES])).tolist()
+    of_draws, of_cases, of_both = np.array(shares) * np.sqrt([draws, cases, draws * cases])
     for study in range(studies):
-        table = rng.normal(0, of_draws, (draws, 1)) + rng.normal(0, of_cases, (1, CASES))
-        table = table + rng.normal(0, of_both, (draws, CASES))
+        table = of_draws * sample(rng, (draws, 1)) + of_cases * sample(rng, (1, cases))
+        table = table + of_both * sample(rng, (draws, cases))
         found = paired_difference(table, np.zeros_like(table), seed=study)
         inside += found.low <= 0 <= found.high
     return inside / studies
@@ -30,9 +56,7 @@ def covered(draws: int, chances: tuple[float, float, float], studies: int) -> fl
 
 if __name__ == "__main__":
     studies = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    print("| what differs | 2 draws | 3 draws | 5 draws | 10 draws |\n|---|---|---|---|---|")
-    for name, chances in CHANCES.items():
-        print(
-            f"| {name} | " + " | ".join(f"{100 * covered(n, chances, studies):.0f} %" for n in (2, 3, 5, 10)) + " |",
-            flush=True,
-        )
+    print(f"| what differs | {' | '.join(f'{n} draws' for n in DRAWS)} |\n|{'---|' * (len(DRAWS) + 1)}")
+    for name, chance in CHANCES.items():
+        shares = (f"{100 * covered(n, chance, studies):.0f} %" for n in DRAWS)
+        print(f"| {name} | {' | '.join(shares)} |", flush=True)

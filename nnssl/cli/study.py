@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the report of a study", allow_abbrev=False)
     report.add_argument("folder", type=Path, metavar="DIR", help="folder of the study")
     report.add_argument(
-        "--metric", help="that the figures show; default: dice, or balanced_accuracy or r2 of a classification"
+        "--metric", help="that figures and tables show; default: dice, or balanced_accuracy or r2 of a classification"
     )
     return p
 

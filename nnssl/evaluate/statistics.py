@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, rankdata, t
 
-RESAMPLES = 5000
+RESAMPLES = 10_000
 LEVEL = 0.95
 FEW_DRAWS = 5
 """Fewer draws than these are a first look."""
@@ -18,11 +18,18 @@ FEW_DRAWS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its interval."""
+    """A mean with its interval.
+
+    Attributes:
+        mean: over draws.
+        low, high: ends of the 95 % interval; NaN where there is none.
+        draws: that have a value.
+    """
 
     mean: float
     low: float
     high: float
+    draws: int
 
     @property
     def excludes_zero(self) -> bool:
@@ -44,16 +51,25 @@ def paired_difference(
         seed: of the resamples; the same tables give the same interval.
 
     Returns:
-        NaN for the interval where there is one draw only: it cannot say how draws differ.
+        NaN for the interval where one draw or one patient only has a value: it cannot say how others differ.
     """
     numbers = np.arange(first.shape[1]) if groups is None else np.asarray(groups)
-    _, group_of = np.unique(numbers, return_inverse=True)
+    there = [np.isfinite(table).reshape(len(table), len(numbers), -1).any((0, 2)) for table in (first, second)]
+    if not (there[0].any() and there[1].any()):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    some = there[0] | there[1]
+    _, group_of = np.unique(numbers[some], return_inverse=True)
     count = int(group_of.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    weights = drawn[:, group_of]  # (resamples, cases): how often each is drawn
-    resampled = _means(first, weights) - _means(second, weights)
-    own = _means(first, np.ones((1, len(group_of)))) - _means(second, np.ones((1, len(group_of))))
-    return interval_of_draws(own[:, 0], resampled, count, seed)
+    weights, once = drawn[:, group_of], np.ones((1, len(group_of)))  # (resamples, cases): how often each is drawn
+    sides = [_means(table[:, some], weights) for table in (first, second)]
+    own = [_means(table[:, some], once)[:, 0] for table in (first, second)]
+    # a label that few of the patients show has its chance from these alone: each side's part by its own number
+    parts = [float(np.nanvar(_mean(side))) for side in sides]
+    factors = [widening(len(np.unique(numbers[side]))) for side in there]
+    whole = sum(parts)
+    of_cases = math.sqrt(sum(p * f**2 for p, f in zip(parts, factors)) / whole) if whole > 0 else max(factors)
+    return interval_of_draws(own[0] - own[1], sides[0] - sides[1], of_cases, seed)
 
 
 def _means(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -66,7 +82,7 @@ def _means(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def interval_of_draws(
-    values: Sequence[float] | np.ndarray, resampled: np.ndarray, cases: int, seed: int = 0
+    values: Sequence[float] | np.ndarray, resampled: np.ndarray, case_factor: float, seed: int = 0
 ) -> Estimate:
     """Mean over draws with a 95 % interval that holds the chance of draws and that of test cases, which are crossed.
 
@@ -77,34 +93,37 @@ def interval_of_draws(
     Args:
         values: (draws,) of all cases, NaN = not defined; for a paired comparison the differences.
         resampled: (draws, resamples) of the same under resamples of cases, alike in every draw; NaN = not defined.
-        cases: or patients that were resampled.
+        case_factor: `widening` of the number of patients that were resampled.
         seed: of the resamples of draws.
 
     Returns:
-        NaN for the interval of fewer than two draws.
+        NaN for the interval of fewer than two draws or cases.
     """
     known = np.asarray(values, float)
-    mean = float(_mean(known))
+    mean, number = float(_mean(known)), int(np.isfinite(known).sum())
     draws, count = resampled.shape
-    if np.isfinite(known).sum() < 2:
-        return Estimate(mean, math.nan, math.nan)
+    if number < 2 or math.isnan(case_factor):
+        return Estimate(mean, math.nan, math.nan, number)
     drawn = np.random.default_rng(seed).integers(0, draws, (draws, count))
     both = _mean(np.take_along_axis(resampled, drawn, axis=0))
     both = both[np.isfinite(both)]
     if len(both) == 0:
-        return Estimate(mean, math.nan, math.nan)
-    number = int(np.isfinite(known).sum())
+        return Estimate(mean, math.nan, math.nan, number)
     of_draws, of_cases = np.nanvar(known) / number, np.nanvar(_mean(resampled))
-    more = (widening(number) ** 2 - 1) * of_draws + (widening(cases) ** 2 - 1) * of_cases
+    more = (widening(number) ** 2 - 1) * of_draws + (case_factor**2 - 1) * of_cases
     factor = math.sqrt(1 + more / both.var()) if both.var() > 0 else 1.0
-    low, high = np.quantile(both, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(mean, float(mean - factor * (mean - low)), float(mean + factor * (high - mean)))
+    # around the resamples' own centre: what they are off by (scores of classes are, in small resamples) must not grow too
+    low, high = factor * (np.quantile(both, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - both.mean())
+    return Estimate(mean, float(mean + low), float(mean + high), number)
 
 
 def widening(number: int) -> float:
-    """By how much a bootstrap of so many things is too narrow: Student's quantile over the normal one, and n for n - 1."""
+    """By how much a bootstrap of so many things is too narrow: Student's quantile over the normal one, and n for n - 1.
+
+    NaN below two, which say nothing of how such things differ.
+    """
     if number < 2:
-        return 1.0
+        return math.nan
     quantile = (1 + LEVEL) / 2
     return float(t.ppf(quantile, number - 1) / norm.ppf(quantile) * math.sqrt(number / (number - 1)))
 
@@ -120,7 +139,7 @@ def mean_ranks(scores: np.ndarray, larger_is_better: bool = True) -> np.ndarray:
     """Mean rank of each initialisation over draws and cases, 1 = best, ties shared.
 
     Args:
-        scores: (initialisations, draws x cases); columns with NaN are left out, infinite is the best.
+        scores: (initialisations, draws x cases); columns with NaN are left out; infinite is the largest.
         larger_is_better: the direction of the metric.
     """
     whole = scores[:, ~np.isnan(scores).any(0)]

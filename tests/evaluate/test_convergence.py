@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnssl.evaluate.convergence import SpeedUp, area, median_speed_up, smooth, speed_up, steps_to
-from nnssl.evaluate.statistics import Estimate, mean_ranks, paired_difference, spread, widening
+from nnssl.evaluate.statistics import Estimate, interval_of_draws, mean_ranks, paired_difference, spread, widening
 
 STEPS = list(range(0, 110, 10))
 
@@ -108,19 +108,19 @@ def test_the_median_holds_whatever_the_hidden_numbers_are() -> None:
 
 
 def mean_of(table: np.ndarray, **more: Any) -> Estimate:
-    return paired_difference(table, np.zeros_like(table), **more)
+    return paired_difference(table, 0 * table, **more)
 
 
 class TestInterval:
     @pytest.mark.parametrize("draws", [2, 3, 5])
     @pytest.mark.parametrize("of_draws,of_cases", [(1, 0), (0, 1), (1, 1)])
     def test_holds_the_truth_as_often_as_it_says(self, draws: int, of_draws: float, of_cases: float) -> None:
-        """Whatever chance comes from, also with few draws, where a plain bootstrap has it in 76 of 100 of three."""
+        """Whatever chance comes from, also with few of it: a plain bootstrap has it in 76 of 100 with three draws."""
         rng = np.random.default_rng(draws)
         studies, inside = 200, 0
         for trial in range(studies):
-            table = rng.normal(0, of_draws, (draws, 1)) + rng.normal(0, of_cases * math.sqrt(12 / draws), (1, 12))
-            found = mean_of(table + rng.normal(0, 0.01, (draws, 12)), seed=trial)
+            table = rng.normal(0, of_draws, (draws, 1)) + rng.normal(0, of_cases, (1, 4))
+            found = mean_of(table + rng.normal(0, 0.001, (draws, 4)), seed=trial)
             inside += found.low <= 0 <= found.high
         assert inside >= 0.89 * studies  # 95 %, less what 200 studies may be off
 
@@ -152,7 +152,7 @@ class TestInterval:
         assert math.isnan(found.low)
 
     def test_draws_and_cases_that_are_all_alike_have_no_width(self) -> None:
-        assert mean_of(np.full((5, 8), 0.1)) == Estimate(*3 * [pytest.approx(0.1)])
+        assert mean_of(np.full((5, 8), 0.1)) == Estimate(*3 * [pytest.approx(0.1)], 5)
 
     def test_scans_of_a_patient_are_drawn_together(self) -> None:
         """Ten scans of each patient say hardly more than one."""
@@ -168,6 +168,26 @@ class TestInterval:
     def test_cases_without_a_value_are_left_out(self) -> None:
         assert mean_of(np.array([[1, np.nan], [3, np.nan]])).mean == 2
 
+    def test_what_few_patients_have_is_of_few_patients(self) -> None:
+        """Forty test cases do not help where three of them show the label."""
+        rng = np.random.default_rng(6)
+        table = np.full((5, 40), math.nan)
+        table[:, :3] = rng.normal(0, 1, 3) + rng.normal(0, 0.001, (5, 3))
+        assert mean_of(table) == mean_of(table[:, :3])
+        spread_of_three = table[0, :3].std(ddof=1) / math.sqrt(3)
+        assert mean_of(table).high - mean_of(table).low > 2 * 3 * spread_of_three
+
+    def test_one_patient_has_no_interval(self) -> None:
+        found = mean_of(np.random.default_rng(7).normal(size=(5, 8)), groups=[3] * 8)
+        assert (found.draws, math.isnan(found.low)) == (5, True)
+        assert mean_of(np.full((5, 8), math.nan)).draws == 0
+
+    def test_what_resamples_are_off_by_does_not_grow(self) -> None:
+        """Scores of classes are lower in resamples that lack one: the interval stays around the estimate."""
+        resampled = np.random.default_rng(8).normal(0.25, 0.02, (3, 1000))
+        found = interval_of_draws([0.30, 0.301, 0.302], resampled, 1.1)
+        assert found.low < 0.301 < found.high
+
     def test_each_side_is_over_what_it_has(self) -> None:
         """A case that one side has no value for does not hide what the other one did there."""
         first, second = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[1.0, np.nan], [1.0, np.nan]])
@@ -175,8 +195,9 @@ class TestInterval:
 
 
 def test_widening_is_students() -> None:
-    """4.30 / 1.96 for three, times the root of 3/2, and so on; one thing says nothing of how such things differ."""
-    assert [round(widening(n), 2) for n in (1, 3, 5, 10)] == [1, 2.69, 1.58, 1.22]
+    """4.30 / 1.96 for three, times the root of 3/2, and so on."""
+    assert [round(widening(n), 2) for n in (3, 5, 10)] == [2.69, 1.58, 1.22]
+    assert math.isnan(widening(1))
     assert widening(10_000) == pytest.approx(1, abs=1e-3)
 
 

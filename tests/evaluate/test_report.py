@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from nnssl.errors import NnsslError
 from nnssl.evaluate.convergence import SpeedUp
 from nnssl.evaluate.report import pictures, write_report
-from nnssl.evaluate.report.collect import read_results
-from nnssl.evaluate.report.compare import compare
+from nnssl.evaluate.report.collect import Study, read_results
+from nnssl.evaluate.report.compare import Comparison, compare
 from nnssl.evaluate.report.conclusion import conclude, speed_cell, speed_words
 from nnssl.evaluate.study.cells import Cell, grid, write_record
 from nnssl.evaluate.study.spec import recorded_study
@@ -211,27 +212,30 @@ def test_the_table_is_of_the_metric_that_was_asked_for(tmp_path: Path) -> None:
     assert head.split(" | ")[3:7] == ["IoU", "difference", "Dice", "HD95 (mm)"]
     assert control.split(" | ")[3].startswith("0.440 ±")
     assert "+0.100" in first.split(" | ")[4]
-    assert '<th class="number">IoU</th>' in (root / "report.html").read_text()
+    heads = [text.strip() for text in re.findall(r"<th[^>]*>([^<]*)</th>", (root / "report.html").read_text())]
+    assert heads[3:6] == ["IoU", "difference", "Dice"]
 
 
 def test_what_trainings_were_made_with_is_said_of_each(tmp_path: Path) -> None:
     """A study that moved to another machine: its own record has the versions of the last call only."""
     root = folder_of(tmp_path, 0.1)
-    for seed, torch in enumerate(("2.6.0", "2.6.0", "2.15.0")):
-        write_record(Cell("a", 2, seed).folder(root), device="cuda", versions={"torch": torch})
-    write_report(root)
-    said = (root / "report.html").read_text()
-    assert "device cpu and cuda" in said
-    assert "torch 2 and 2.15.0 and 2.6.0" in said
+    assert "were made with" not in write_report(root).read_text(), "nothing is on record"
+    old, new = {"device": "cpu", "torch": "2.6.0"}, {"device": "cuda", "torch": "2.15.0"}
+    for seed, parts in enumerate(([old], [old, new], [new])):
+        write_record(Cell("a", 2, seed).folder(root), made_with=parts)
+    said = write_report(root).read_text()
+    assert "were made with device cpu and cuda, torch 2.15.0 and 2.6.0." in said
 
 
 def test_the_cost_of_a_pretraining_stands_beside_it(tmp_path: Path) -> None:
     root = folder_of(tmp_path, 0.1)
     facts = json.loads((root / "study.json").read_text())
-    facts["batch_size"], facts["inits"]["a"]["batch_size"] = 2, 8
+    facts["batch_size"], facts["inits"]["a"]["crops"] = 2, 800
     write_json(facts, root / "study.json")
-    write_report(root)
-    assert "100 steps of batch 8: 5.0 trainings" in (root / "report.html").read_text()
+    assert '<td class="name">800 crops, as in 5.0 trainings</td>' in write_report(root).read_text()
+    facts["inits"]["a"] |= {"sha256_per_seed": {"0": 64 * "0", "1": 64 * "1"}}
+    write_json(facts, root / "study.json")
+    assert "800 crops, as in 5.0 trainings for each draw" in write_report(root).read_text()
 
 
 def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:
@@ -241,11 +245,32 @@ def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:
     for i, cell in enumerate(c for c in read.results if c.init == "a"):
         scores = read.results[cell].scores
         scores["dice"] += np.linspace(-0.2, 0.2, len(CASES))[:, None] + 0.01 * i
-    alone = compare(read, "dice")
+    several = compare(read, "dice")
+    apart, alone = ({c.init: c for c in found}["a"].difference["dice"] for found in (several, _of_one_patient(read)))
+    assert alone.mean == pytest.approx(apart.mean)
+    assert math.isnan(alone.low)
+    assert not math.isnan(apart.low)
+    said = " ".join(conclude(read, _of_one_patient(read), "dice"))
+    assert "in one patient, too few for a verdict" in said
+    assert "nan" not in said
+
+
+def _of_one_patient(read: Study) -> list[Comparison]:
     read.facts["test_patients"] = [0] * len(CASES)
-    together = compare(read, "dice")
-    wide, narrow = ({c.init: c for c in found}["a"].difference["dice"] for found in (alone, together))
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low), "nothing is left but the draws"
+    return compare(read, "dice")
+
+
+@pytest.mark.parametrize(("draws", "said"), [(1, "in one draw"), (2, "in 2 draws, too few for a verdict")])
+def test_a_verdict_wants_draws_that_have_a_value(draws: int, said: str, tmp_path: Path) -> None:
+    """Five draws are in; a distance there is in some of them only."""
+    read = read_results(folder_of(tmp_path, 0.0))
+    for result in read.results.values():
+        result.scores["hd95"][:] = 5 + (result.cell.init == "a") if result.cell.seed < draws else np.nan
+    words = " ".join(conclude(read, compare(read, "hd95"), "hd95"))
+    assert said in words
+    assert "nan" not in words
+    assert "95 % interval" not in words
+    assert "No initialisation was better" in words
 
 
 def test_the_tolerance_of_surfaces_is_the_study_s(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from nnssl.evaluate.classify.resampled import recalls, resamples, scores
 from nnssl.evaluate.classify.scores import all_scores, intervals
-from nnssl.evaluate.statistics import interval_of_draws, paired_difference
+from nnssl.evaluate.statistics import interval_of_draws, paired_difference, widening
 
 GROUPS = [f"p{i // 2}" for i in range(30)]
 
@@ -63,7 +63,10 @@ def test_intervals_hold_draws_and_cases() -> None:
     table = np.random.default_rng(3).normal(0.2, 1, (5, 40)) + np.arange(5)[:, None]
     weights = resamples([str(i) for i in range(40)], 4000)
     resampled = table @ weights.T / 40
-    ours, reference = interval_of_draws(table.mean(1), resampled, 40), paired_difference(table, np.zeros_like(table))
+    ours, reference = (
+        interval_of_draws(table.mean(1), resampled, widening(40)),
+        paired_difference(table, np.zeros_like(table)),
+    )
     assert ours.mean == pytest.approx(reference.mean)
     assert (ours.low, ours.high) == pytest.approx((reference.low, reference.high), abs=0.1)
-    assert np.isnan(interval_of_draws([0.5], resampled[:1], 40).low)
+    assert np.isnan(interval_of_draws([0.5], resampled[:1], 1).low)

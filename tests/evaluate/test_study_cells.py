@@ -18,8 +18,9 @@ import torch
 from nnssl.data import claims
 from nnssl.evaluate.study import worker
 from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
-from nnssl.evaluate.study.jobs import give_new_attempts
-from nnssl.evaluate.study.spec import parse_study
+from nnssl.evaluate.study.jobs import Share, give_new_attempts
+from nnssl.evaluate.study.spec import FORMAT, parse_study
+from nnssl.files import write_json
 
 
 def study(**changes: Any) -> Any:
@@ -87,6 +88,30 @@ def test_with_every_call_what_is_not_done_gets_new_attempts(tmp_path: Path) -> N
         give_new_attempts(cells, tmp_path)
     found = [record_of(cell.folder(tmp_path)) for cell in cells]
     assert [(r["state"], r["attempts"]) for r in found] == [("waiting", 0), ("waiting", 0), ("running", 2), ("done", 2)]
+    assert [r.get("deaths", 0) for r in found] == [0, 2, 0, 0]
+
+
+def test_what_killed_its_process_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may do so with every call: the rest of the study is done by then."""
+    cells, ran = grid(study()), []
+    write_json({"format": FORMAT, "study": study().model_dump()}, tmp_path / "study.json")
+    write_json({str(s): {"2": [], "5": []} for s in (0, 1)}, tmp_path / "draws.json")
+    write_record(cells[1].folder(tmp_path), state="waiting", deaths=1)
+    monkeypatch.setattr(worker, "run_cell", lambda _, cell, *__: ran.append(cell))
+    worker.work(tmp_path, torch.device("cpu"), Share(), 0)
+    assert ran == [cells[0], *cells[2:], cells[1]]
+
+
+def test_a_cell_that_moved_names_both_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "run_cell", lambda *_: None)
+    cell = grid(study())[0]
+    for version in ("2.6.0", "2.15.0", "2.15.0"):
+        monkeypatch.setattr(worker, "package_versions", lambda version=version: {"torch": version})
+        write_record(tmp_path, attempts=0)
+        with claim(tmp_path) as mine:
+            worker.run_one(study(), cell, tmp_path, {"0": {"2": []}}, torch.device("cpu"), mine)
+    made = record_of(tmp_path)["made_with"]
+    assert made == [{"device": "cpu", "torch": "2.6.0"}, {"device": "cpu", "torch": "2.15.0"}]
 
 
 def test_names_of_cells_differ() -> None:

@@ -42,7 +42,7 @@ class CellResult:
         recalls: of each class of a classification.
         seconds: of its training.
         load_report: of its weights; empty from scratch.
-        made_with: device and versions of packages, as far as known.
+        made_with: device and versions of packages, of each machine that had a part in it; empty if that was not recorded.
     """
 
     cell: Cell
@@ -54,7 +54,7 @@ class CellResult:
     resampled: dict[str, np.ndarray] = field(default_factory=dict)
     patients: int = 0
     recalls: np.ndarray = field(default_factory=lambda: np.array([]))
-    made_with: dict[str, str] = field(default_factory=dict)
+    made_with: tuple[dict[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,9 @@ class Study:
     @property
     def made_with(self) -> dict[str, list[str]]:
         """Device and packages -> what the trainings were made with, which may be several: a study moves between machines."""
-        known = {"device": self.facts["device"], **self.facts["versions"]}  # of the last call
-        cells = [{**known, **result.made_with} for result in self.results.values()]
+        parts = [part for result in self.results.values() for part in result.made_with]
         return {
-            name: sorted({cell[name] for cell in cells if name in cell}) for name in {k: 0 for c in cells for k in c}
+            name: sorted({p[name] for p in parts if name in p}) for name in dict.fromkeys(k for p in parts for k in p)
         }
 
     def paired(self, init: str, count: int, other: str | None = None) -> list[tuple[CellResult, CellResult]]:
@@ -179,9 +178,7 @@ def _read_cell(
         "curve": read_curve(curve, measures.curve) if curve.is_file() else Curve((), ()),
         "seconds": float(record.get("train_seconds", math.nan)),
         "load_report": read_json(report) if report.is_file() else {},
-        "made_with": {
-            k: str(v) for k, v in ({"device": record.get("device", "")} | dict(record.get("versions", {}))).items() if v
-        },
+        "made_with": tuple({str(k): str(v) for k, v in part.items()} for part in record.get("made_with", [])),
     }
     if found is not None:
         means, drawn, recalls = scored(found)

@@ -20,7 +20,7 @@ from nnssl.evaluate.convergence import (
     steps_to,
 )
 from nnssl.evaluate.report.collect import CellResult, Study, mean
-from nnssl.evaluate.statistics import Estimate, interval_of_draws, mean_ranks, paired_difference, spread
+from nnssl.evaluate.statistics import Estimate, interval_of_draws, mean_ranks, paired_difference, spread, widening
 
 DISTANCE = "hd95"
 """The metric that is not defined where one of two outlines is empty."""
@@ -130,11 +130,11 @@ def difference(study: Study, init: str, other: str, count: int, metric: str) -> 
     """
     pairs = study.paired(init, count, other)
     if not pairs:
-        return Estimate(math.nan, math.nan, math.nan)
+        return Estimate(math.nan, math.nan, math.nan, 0)
     if pairs[0][0].resampled:
         whole = [a.means[metric] - b.means[metric] for a, b in pairs]
         resampled = np.stack([a.resampled[metric] - b.resampled[metric] for a, b in pairs])
-        return interval_of_draws(whole, resampled, pairs[0][0].patients)
+        return interval_of_draws(whole, resampled, widening(pairs[0][0].patients))
     first, second = (np.stack([pair[arm].scores[metric] for pair in pairs]) for arm in (0, 1))
     if metric == DISTANCE:
         both = np.isfinite(first) & np.isfinite(second)

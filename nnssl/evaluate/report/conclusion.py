@@ -25,13 +25,13 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
         lines += [_sentence(study, c, metric) for c in others if c.count == count]
     larger = study.measures.larger_is_better(metric)
     gains = [c for c in others if (c.difference[metric].low > 0 if larger else c.difference[metric].high < 0)]
-    if others and not any(c.pairs >= FEW_DRAWS for c in gains):
+    if others and not any(c.difference[metric].draws >= FEW_DRAWS for c in gains):
         lines.insert(
             0,
             "No initialisation was better than the control beyond chance (every interval includes zero, lies on the "
             f"wrong side, or rests on fewer than {FEW_DRAWS} draws).",
         )
-    draws = min((c.pairs for c in others), default=0) or min((c.draws for c in found), default=0)
+    draws = min((c.difference[metric].draws for c in others), default=0) or min((c.draws for c in found), default=0)
     if draws < FEW_DRAWS:
         lines.append(
             f"This rests on {draws} draw{'s' if draws != 1 else ''} of training cases: a first look. Draws differ more than "
@@ -57,9 +57,11 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
     name = study.measures.brief_name(metric)
     if math.isnan(d.mean):
         verdict = f"{name} is not defined in any test case"
-    elif c.pairs < FEW_DRAWS:  # a bootstrap of so few knows too little of how draws differ
-        in_draws = "one draw" if c.pairs == 1 else f"{c.pairs} draws, too few for a verdict"
+    elif d.draws < FEW_DRAWS:  # their intervals are as wide as they must be, and yet: the next draws are another story
+        in_draws = "one draw" if d.draws == 1 else f"{d.draws} draws, too few for a verdict"
         verdict = f"{d.mean:+.3f} {name} in {in_draws}"
+    elif math.isnan(d.low):
+        verdict = f"{d.mean:+.3f} {name} in one patient, too few for a verdict"
     elif d.excludes_zero:
         which = "higher" if d.mean > 0 else "lower"
         verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"

@@ -158,10 +158,11 @@ def describe(study: Study, name: str) -> dict[str, str]:
 
 def _cost(study: Study, facts: Mapping[str, Any]) -> str:
     """A pretraining in trainings of the study, by the crops that both see."""
-    steps, batch, own = facts.get("provenance", {}).get("steps"), facts.get("batch_size"), study.facts.get("batch_size")
-    if not (steps and batch and own):
+    crops, own = facts.get("crops"), study.facts.get("batch_size")
+    if not (crops and own):
         return ""
-    return f"{steps} steps of batch {batch}: {steps * batch / (study.config.steps * own):.1f} trainings"
+    each = " for each draw" if "sha256_per_seed" in facts else ""
+    return f"{crops} crops, as in {crops / (study.config.steps * own):.1f} trainings{each}"
 
 
 def _file_of(facts: Mapping[str, Any]) -> str:

@@ -71,7 +71,9 @@ def give_new_attempts(cells: Sequence[Cell], folder: Path) -> None:
             continue
         with claim(where) as mine:
             if mine and record_of(where)["state"] != "done":
-                write_record(where, state="waiting", attempts=0)
+                record = record_of(where)
+                died = record["attempts"] if record["state"] == "running" else 0
+                write_record(where, state="waiting", attempts=0, deaths=record.get("deaths", 0) + died)
 
 
 def _interrupt(*_: Any) -> None:

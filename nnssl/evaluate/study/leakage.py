@@ -72,7 +72,7 @@ def check_pretraining(study: StudyConfig, digests: Mapping[str, str]) -> dict[st
         sources = init.sources(study.seeds)
         if not sources:
             continue
-        histories = [_ancestry(read_weights(file).provenance) for file in sources.values()]
+        histories = [ancestry(read_weights(file).provenance) for file in sources.values()]
         told = [[set(p.get("case_digests", ())) for p in history] for history in histories]
         # an overlap that is known counts, whatever else is not known
         _refuse(name, "saw", set[str]().union(*(some for history in told for some in history)), cases, digests)
@@ -107,7 +107,7 @@ def _refuse(name: str, what: str, seen: set[str], cases: Sequence[str], digests:
         )
 
 
-def _ancestry(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def ancestry(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A file's provenance and those of the files it started from."""
     found: list[Mapping[str, Any]] = []
     current: Any = provenance

@@ -18,7 +18,7 @@ from nnssl.data.subjects import read_subjects
 from nnssl.errors import NnsslError, shortened
 from nnssl.evaluate.study.cells import grid, state_of
 from nnssl.evaluate.study.draws import draw, draw_slices, ordered_patients
-from nnssl.evaluate.study.leakage import PARTS, check_duplicates, check_pretraining, check_subjects
+from nnssl.evaluate.study.leakage import PARTS, ancestry, check_duplicates, check_pretraining, check_subjects
 from nnssl.evaluate.study.spec import FORMAT, Initialisation, StudyConfig, recorded_study, write_study
 from nnssl.files import read_json, sha256_of, write_json
 from nnssl.transfer.provenance import package_versions
@@ -236,9 +236,20 @@ def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
         "format": weights.kind,
         **({"sha256": digests["all"]} if "all" in digests else {"sha256_per_seed": digests}),
         "provenance": {k: weights.provenance[k] for k in SHOWN_PROVENANCE if k in weights.provenance},
-        "batch_size": (weights.provenance.get("config") or {}).get("batch_size"),
+        "crops": _crops(weights.provenance),
         "settings": shown,
     }
+
+
+def _crops(provenance: Mapping[str, Any]) -> int | None:
+    """That a pretraining has seen, with those that it started from; None where a file does not tell."""
+    total = 0
+    for part in ancestry(provenance):
+        steps, batch = part.get("steps"), (part.get("config") or {}).get("batch_size")
+        if not (isinstance(steps, int) and isinstance(batch, int)):
+            return None
+        total += steps * batch
+    return total
 
 
 def subjects_of(study: StudyConfig) -> Mapping[str, str]:

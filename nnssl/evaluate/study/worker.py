@@ -37,7 +37,9 @@ def work(folder: Path, device: torch.device, share: Share, number: int) -> None:
     study = recorded_study(folder / "study.json")
     draws = read_json(folder / "draws.json")
     time.sleep(0.2 * number + random.random() * 0.1)  # workers of one call do not reach for the same lock at once
-    for cell in share.of(grid(study)):
+    # what has killed its process comes last: it may do so again, and the rest of the study should be done by then
+    cells = sorted(share.of(grid(study)), key=lambda cell: record_of(cell.folder(folder)).get("deaths", 0))
+    for cell in cells:
         where = cell.folder(folder)
         while state_of(where) == "waiting":
             with claim(where, _stop_myself) as mine:
@@ -53,7 +55,8 @@ def state_of_record(folder: Path) -> str:
 
 def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: torch.device, mine: Claim) -> None:
     """Run a cell that this process holds; an error is written down, not raised. What is not its any more is left alone."""
-    attempts = int(record_of(folder).get("attempts", 0)) + 1
+    record = record_of(folder)
+    attempts = int(record.get("attempts", 0)) + 1
     if attempts > ATTEMPTS:
         write_record(folder, state="failed", reason="the process died twice; see the logs folder")
         return
@@ -66,7 +69,7 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
         started=_now(),
         host=socket.gethostname(),
         device=str(device),
-        versions=package_versions(),
+        made_with=_made_with(record, device),
     )
     began = time.monotonic()
     log.info("=== %s, attempt %d, %s", cell.name, attempts, _now())
@@ -107,6 +110,12 @@ def _let_go(device: torch.device) -> None:
     """Free the cell's network: trainers refer to themselves, and Python would leave several of them in memory."""
     gc.collect()
     empty_cache(device)
+
+
+def _made_with(record: dict[str, Any], device: torch.device) -> list[dict[str, str]]:
+    """Device and versions, after those of whoever began: a cell goes on from a checkpoint, maybe on another machine."""
+    earlier, own = list(record.get("made_with", [])), {"device": str(device), **package_versions()}
+    return earlier if own in earlier else [*earlier, own]
 
 
 def _now() -> str:
