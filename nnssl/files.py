@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,36 +181,46 @@ def read_yaml(path: Path, name: str) -> dict[Any, Any]:
     return content
 
 
-def read_rows(path: Path, needed: Sequence[str] = ()) -> tuple[list[str], list[dict[str, str]]]:
-    """A CSV file with a header, as programs write it or as people do: semicolons in place of commas, blanks around.
+def read_rows(path: Path, needed: Sequence[str] = (), by_hand: bool = False) -> tuple[list[str], list[dict[str, str]]]:
+    """A CSV file with a header.
 
     Args:
         path: the file.
         needed: columns that must be there.
+        by_hand: a table of people's: maybe with semicolons in place of commas, with blanks around, and with empty rows.
 
     Returns:
-        Names of the columns, and a row for each line, without blanks around; an empty text where a line is too short.
+        Names of the columns, and a row for each line; an empty text where a line is too short.
 
     Raises:
-        NnsslError: missing, not a table in UTF-8, or without a column.
+        NnsslError: missing, not a table in UTF-8, without a column, or with two columns of one name.
     """
     if not path.is_file():
         raise MissingError(f"{path} does not exist")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
+            delimiter = _delimiter(file.readline()) if by_hand else ","
             file.seek(0)
-            semicolons = first.count(";") > first.count(",")
-            reader = csv.DictReader(file, restval="", delimiter=";" if semicolons else ",")
-            columns = [name.strip() for name in reader.fieldnames or []]
+            reader = csv.DictReader(file, restval="", delimiter=delimiter)
+            columns = [name.strip() if by_hand else name for name in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [{k: v.strip() for k, v in row.items() if k is not None} for row in reader]
+            rows = [{k: v.strip() if by_hand else v for k, v in row.items() if k is not None} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise NnsslError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+    twice = [name for name in columns if name and columns.count(name) > 1]
+    if twice:
+        raise NnsslError(f"{path} has two columns named {twice[0]}: take one of them out, or rename it")
+    if by_hand:
+        rows = [row for row in rows if any(row.values())]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise NnsslError(f"{path} is damaged: it has no column {missing[0]}, but {shortened(columns, 20) or 'none'}")
     return columns, rows
+
+
+def _delimiter(header: str) -> str:
+    """Semicolon or comma, whichever a table's first line has more of; a name in quotes may hold the other one."""
+    return max(",;", key=re.sub(r'"[^"]*"', "", header).count)
 
 
 def sha256_of(path: Path | str) -> str:

@@ -111,9 +111,34 @@ def test_tables(tmp_path: Path, content: bytes, said: str) -> None:
 def test_a_table_as_spreadsheets_write_it(encoding: str, tmp_path: Path) -> None:
     """Semicolons where the comma is the decimal mark, a byte order mark, blanks."""
     (tmp_path / "t.csv").write_text('case; weight\na ;1,5\n\n"b; c";2\n', encoding=encoding)
-    columns, rows = read_rows(tmp_path / "t.csv", ("case", "weight"))
+    columns, rows = read_rows(tmp_path / "t.csv", ("case", "weight"), by_hand=True)
     assert columns == ["case", "weight"]
     assert rows == [{"case": "a", "weight": "1,5"}, {"case": "b; c", "weight": "2"}]
+
+
+def test_a_table_of_our_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    """Classes may be called anything: semicolons in names do not part columns."""
+    (tmp_path / "t.csv").write_text("case,p_T1;N0;M0,p_T2;N0;M1\na,0.5,0.5\n")
+    assert read_rows(tmp_path / "t.csv")[1] == [{"case": "a", "p_T1;N0;M0": "0.5", "p_T2;N0;M1": "0.5"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('case;"a,b,c"\nx;1\n', [{"case": "x", "a,b,c": "1"}]),
+        ("case,weight\nx,1\n,,\n , \n", [{"case": "x", "weight": "1"}]),
+        ("case,weight\n", []),
+    ],
+)
+def test_tables_of_people(text: str, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    assert read_rows(tmp_path / "t.csv", by_hand=True)[1] == rows
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("case,weight, weight\na,1,2\n")
+    with pytest.raises(NnsslError, match="two columns named weight"):
+        read_rows(tmp_path / "t.csv", by_hand=True)
 
 
 METADATA = {

@@ -92,7 +92,7 @@ def read_subject_table(path: Path) -> dict[str, str]:
 
 
 def _read_table(path: Path, required: bool) -> dict[str, str]:
-    columns, rows = read_rows(path)
+    columns, rows = read_rows(path, by_hand=True)
     column = next((c for c in COLUMNS if c in columns), None)
     if "case" not in columns or column is None:
         if required:

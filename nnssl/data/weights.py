@@ -40,7 +40,7 @@ def read_weights(path: Path) -> WeightTable:
     if not path.is_file():
         raise MissingError(f"case_weights {path} does not exist: give a CSV file with the columns case and weight")
     weights: dict[tuple[str, str], float] = {}
-    columns, rows = read_rows(path)
+    columns, rows = read_rows(path, by_hand=True)
     if "case" not in columns or "weight" not in columns:
         raise NnsslError(f"{path} needs the columns 'case' and 'weight', it has: {shortened(columns, 20) or 'none'}")
     for row in rows:

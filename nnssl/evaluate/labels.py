@@ -53,7 +53,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     Raises:
         NnsslError: missing, empty, or no table.
     """
-    _, rows = read_rows(path)
+    _, rows = read_rows(path, by_hand=True)
     if not rows:
         raise NnsslError(f"{path} holds no rows below its header")
     return rows

@@ -68,7 +68,7 @@ def paired_difference(
     parts = [float(np.nanvar(_mean(side))) for side in sides]
     factors = [widening(len(np.unique(numbers[side]))) for side in there]
     whole = sum(parts)
-    of_cases = math.sqrt(sum(p * f**2 for p, f in zip(parts, factors)) / whole) if whole > 0 else max(factors)
+    of_cases = math.sqrt(sum(p * f**2 for p, f in zip(parts, factors)) / whole) if whole > 0 else float(np.max(factors))
     return interval_of_draws(own[0] - own[1], sides[0] - sides[1], of_cases, seed)
 
 

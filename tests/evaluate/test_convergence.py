@@ -115,7 +115,7 @@ class TestInterval:
     @pytest.mark.parametrize("draws", [2, 3, 5])
     @pytest.mark.parametrize("of_draws,of_cases", [(1, 0), (0, 1), (1, 1)])
     def test_holds_the_truth_as_often_as_it_says(self, draws: int, of_draws: float, of_cases: float) -> None:
-        """Whatever chance comes from, also with few of it: a plain bootstrap has it in 76 of 100 with three draws."""
+        """Symmetric chance of draws, of cases, of both, also few: a plain bootstrap has it in 76 of 100 with three draws."""
         rng = np.random.default_rng(draws)
         studies, inside = 200, 0
         for trial in range(studies):
@@ -181,6 +181,12 @@ class TestInterval:
         found = mean_of(np.random.default_rng(7).normal(size=(5, 8)), groups=[3] * 8)
         assert (found.draws, math.isnan(found.low)) == (5, True)
         assert mean_of(np.full((5, 8), math.nan)).draws == 0
+
+    def test_one_patient_on_one_side_has_no_interval_either(self) -> None:
+        many, one = np.zeros((5, 3)), np.full((5, 3), math.nan)
+        one[:, 0] = 0.5
+        for found in (paired_difference(many, one), paired_difference(one, many)):
+            assert (abs(found.mean), found.draws, math.isnan(found.low)) == (0.5, 5, True)
 
     def test_what_resamples_are_off_by_does_not_grow(self) -> None:
         """Scores of classes are lower in resamples that lack one: the interval stays around the estimate."""

@@ -219,12 +219,15 @@ def test_the_table_is_of_the_metric_that_was_asked_for(tmp_path: Path) -> None:
 def test_what_trainings_were_made_with_is_said_of_each(tmp_path: Path) -> None:
     """A study that moved to another machine: its own record has the versions of the last call only."""
     root = folder_of(tmp_path, 0.1)
-    assert "were made with" not in write_report(root).read_text(), "nothing is on record"
+    assert "were made with:" not in write_report(root).read_text(), "nothing is on record"
     old, new = {"device": "cpu", "torch": "2.6.0"}, {"device": "cuda", "torch": "2.15.0"}
     for seed, parts in enumerate(([old], [old, new], [new])):
         write_record(Cell("a", 2, seed).folder(root), made_with=parts)
     said = write_report(root).read_text()
-    assert "were made with device cpu and cuda, torch 2.15.0 and 2.6.0." in said
+    assert (
+        "3 of 10 trainings have on record what they were made with: device cpu and cuda, torch 2.15.0 and 2.6.0."
+        in said
+    )
 
 
 def test_the_cost_of_a_pretraining_stands_beside_it(tmp_path: Path) -> None:
@@ -251,7 +254,7 @@ def test_patients_of_the_test_cases_are_drawn_whole(tmp_path: Path) -> None:
     assert math.isnan(alone.low)
     assert not math.isnan(apart.low)
     said = " ".join(conclude(read, _of_one_patient(read), "dice"))
-    assert "in one patient, too few for a verdict" in said
+    assert "of one patient on one side or both: too few for a verdict" in said
     assert "nan" not in said
 
 

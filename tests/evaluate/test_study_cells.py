@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from nnssl.data import claims
+from nnssl.errors import NnsslError
 from nnssl.evaluate.study import worker
 from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.jobs import Share, give_new_attempts
@@ -88,7 +89,7 @@ def test_with_every_call_what_is_not_done_gets_new_attempts(tmp_path: Path) -> N
         give_new_attempts(cells, tmp_path)
     found = [record_of(cell.folder(tmp_path)) for cell in cells]
     assert [(r["state"], r["attempts"]) for r in found] == [("waiting", 0), ("waiting", 0), ("running", 2), ("done", 2)]
-    assert [r.get("deaths", 0) for r in found] == [0, 2, 0, 0]
+    assert [r.get("deaths", 0) for r in found] == [0, 1, 0, 0]
 
 
 def test_what_killed_its_process_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +97,29 @@ def test_what_killed_its_process_comes_last(tmp_path: Path, monkeypatch: pytest.
     cells, ran = grid(study()), []
     write_json({"format": FORMAT, "study": study().model_dump()}, tmp_path / "study.json")
     write_json({str(s): {"2": [], "5": []} for s in (0, 1)}, tmp_path / "draws.json")
-    write_record(cells[1].folder(tmp_path), state="waiting", deaths=1)
-    monkeypatch.setattr(worker, "run_cell", lambda _, cell, *__: ran.append(cell))
+
+    def run(_: Any, cell: Cell, *__: Any) -> None:
+        ran.append(cell)
+        if cell == cells[1]:
+            raise GeneratorExit("killed")  # nothing is written down
+
+    monkeypatch.setattr(worker, "run_cell", run)
+    for _ in range(2):
+        with pytest.raises(GeneratorExit):
+            worker.work(tmp_path, torch.device("cpu"), Share(), 0)
     worker.work(tmp_path, torch.device("cpu"), Share(), 0)
-    assert ran == [cells[0], *cells[2:], cells[1]]
+    assert ran == [cells[0], cells[1], *cells[2:], cells[1]]
+    record = record_of(cells[1].folder(tmp_path))
+    assert (record["state"], record["deaths"]) == ("failed", 2)
+    give_new_attempts(cells, tmp_path)
+    assert record_of(cells[1].folder(tmp_path))["deaths"] == 2
+
+
+@pytest.mark.parametrize("entry", [{"deaths": "many"}, {"made_with": 5}, {"state": None}, {"attempts": "2"}])
+def test_a_damaged_record_is_one_line(entry: dict[str, Any], tmp_path: Path) -> None:
+    write_json({"state": "waiting", **entry}, tmp_path / "cell.json")
+    with pytest.raises(NnsslError, match="is damaged"):
+        record_of(tmp_path)
 
 
 def test_a_cell_that_moved_names_both_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +128,16 @@ def test_a_cell_that_moved_names_both_machines(tmp_path: Path, monkeypatch: pyte
     for version in ("2.6.0", "2.15.0", "2.15.0"):
         monkeypatch.setattr(worker, "package_versions", lambda version=version: {"torch": version})
         write_record(tmp_path, attempts=0)
+        (tmp_path / "curve.csv").touch()
         with claim(tmp_path) as mine:
             worker.run_one(study(), cell, tmp_path, {"0": {"2": []}}, torch.device("cpu"), mine)
     made = record_of(tmp_path)["made_with"]
     assert made == [{"device": "cpu", "torch": "2.6.0"}, {"device": "cpu", "torch": "2.15.0"}]
+    (tmp_path / "curve.csv").unlink()
+    write_record(tmp_path, attempts=0)
+    with claim(tmp_path) as mine:
+        worker.run_one(study(), cell, tmp_path, {"0": {"2": []}}, torch.device("cpu"), mine)
+    assert record_of(tmp_path)["made_with"] == made[1:], "began anew"
 
 
 def test_names_of_cells_differ() -> None:

@@ -98,11 +98,16 @@ class Study:
 
     @property
     def made_with(self) -> dict[str, list[str]]:
-        """Device and packages -> what the trainings were made with, which may be several: a study moves between machines."""
+        """Device and packages -> what trainings were made with, which may be several: a study moves between machines."""
         parts = [part for result in self.results.values() for part in result.made_with]
         return {
             name: sorted({p[name] for p in parts if name in p}) for name in dict.fromkeys(k for p in parts for k in p)
         }
+
+    @property
+    def on_record(self) -> int:
+        """Trainings of which is known what they were made with."""
+        return sum(bool(result.made_with) for result in self.results.values())
 
     def paired(self, init: str, count: int, other: str | None = None) -> list[tuple[CellResult, CellResult]]:
         """Cells of one initialisation beside another one (the control) of the same draw; draws that lack one are out."""
@@ -143,6 +148,8 @@ def _read(folder: Path, config: StudyConfig, facts: dict[str, Any]) -> Study:
         raise NnsslError(
             f"no training of {folder} has finished yet ({failed} of {len(cells)} failed): `nnssl_study run` goes on with it"
         )
+    if len(facts.get("test_patients", config.test)) != len(config.test):
+        raise NnsslError(f"{folder / 'study.json'} is damaged: test_patients are not those of the study's test cases")
     answers: dict[Cell, Answers] = {}
     if config.task == "classification":
         read = {cell: read_answers(cell.folder(folder) / "predictions.csv", config.test) for cell in done}

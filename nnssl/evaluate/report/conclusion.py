@@ -29,9 +29,11 @@ def conclude(study: Study, found: Sequence[Comparison], metric: str) -> list[str
         lines.insert(
             0,
             "No initialisation was better than the control beyond chance (every interval includes zero, lies on the "
-            f"wrong side, or rests on fewer than {FEW_DRAWS} draws).",
+            f"wrong side, is missing, or rests on fewer than {FEW_DRAWS} draws).",
         )
-    draws = min((c.difference[metric].draws for c in others), default=0) or min((c.draws for c in found), default=0)
+    draws = min((c.difference[metric].draws for c in others if c.difference[metric].draws), default=0) or min(
+        (c.draws for c in found), default=0
+    )
     if draws < FEW_DRAWS:
         lines.append(
             f"This rests on {draws} draw{'s' if draws != 1 else ''} of training cases: a first look. Draws differ more than "
@@ -61,7 +63,7 @@ def _sentence(study: Study, c: Comparison, metric: str) -> str:
         in_draws = "one draw" if d.draws == 1 else f"{d.draws} draws, too few for a verdict"
         verdict = f"{d.mean:+.3f} {name} in {in_draws}"
     elif math.isnan(d.low):
-        verdict = f"{d.mean:+.3f} {name} in one patient, too few for a verdict"
+        verdict = f"{d.mean:+.3f} {name}, of one patient on one side or both: too few for a verdict"
     elif d.excludes_zero:
         which = "higher" if d.mean > 0 else "lower"
         verdict = f"{which} {name} by {abs(d.mean):.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ from nnssl.evaluate.study.spec import StudyConfig
 from nnssl.files import read_json, write_json
 
 State = Literal["waiting", "running", "done", "failed"]
+
+
+RECORD = {"state": str, "attempts": int, "deaths": int, "made_with": list}
+"""Entries of a record that steer a study."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def record_of(folder: Path) -> dict[str, Any]:
     """
     path = folder / "cell.json"
     content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict) or not isinstance(content.get("attempts", 0), int):
+    if not isinstance(content, dict) or not all(isinstance(content.get(k, kind()), kind) for k, kind in RECORD.items()):
         raise NnsslError(f"{path} is damaged: it is no record of a training. Remove its folder and run the study again")
     return content
 
@@ -60,6 +64,11 @@ def state_of(folder: Path) -> State:
     if known in ("done", "failed"):
         return known
     return "running" if claims.is_claimed(folder / "lock") else "waiting"
+
+
+def deaths_of(record: Mapping[str, Any]) -> int:
+    """How often a cell's process died over it: nobody holds a cell whose record says that it runs."""
+    return int(record.get("deaths", 0)) + (record.get("state") == "running")
 
 
 def write_record(folder: Path, **values: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnssl.errors import NnsslError
-from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.cells import Cell, claim, deaths_of, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.spec import recorded_study
 from nnssl.files import read_rows
 
@@ -70,10 +70,9 @@ def give_new_attempts(cells: Sequence[Cell], folder: Path) -> None:
         if not record_of(where).get("attempts") or state_of(where) not in ("failed", "waiting"):
             continue
         with claim(where) as mine:
-            if mine and record_of(where)["state"] != "done":
-                record = record_of(where)
-                died = record["attempts"] if record["state"] == "running" else 0
-                write_record(where, state="waiting", attempts=0, deaths=record.get("deaths", 0) + died)
+            record = record_of(where)
+            if mine and record.get("state") != "done":
+                write_record(where, state="waiting", attempts=0, deaths=deaths_of(record))
 
 
 def _interrupt(*_: Any) -> None:

@@ -111,7 +111,8 @@ def ancestry(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A file's provenance and those of the files it started from."""
     found: list[Mapping[str, Any]] = []
     current: Any = provenance
-    while current:
+    while isinstance(current, Mapping) and current:
         found.append(current)
-        current = (current.get("init") or {}).get("provenance")
+        origin = current.get("init")
+        current = origin.get("provenance") if isinstance(origin, Mapping) else None
     return found

@@ -243,13 +243,14 @@ def _facts_of(init: Initialisation, seeds: Sequence[int]) -> dict[str, Any]:
 
 def _crops(provenance: Mapping[str, Any]) -> int | None:
     """That a pretraining has seen, with those that it started from; None where a file does not tell."""
-    total = 0
+    counts = []
     for part in ancestry(provenance):
-        steps, batch = part.get("steps"), (part.get("config") or {}).get("batch_size")
+        steps, config = part.get("steps"), part.get("config")
+        batch = config.get("batch_size") if isinstance(config, Mapping) else None
         if not (isinstance(steps, int) and isinstance(batch, int)):
             return None
-        total += steps * batch
-    return total
+        counts.append(steps * batch)
+    return sum(counts) or None
 
 
 def subjects_of(study: StudyConfig) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ import torch
 from nnunetv2.utilities.helpers import empty_cache
 
 from nnssl.data.claims import Claim
-from nnssl.evaluate.study.cells import Cell, claim, grid, record_of, state_of, write_record
+from nnssl.evaluate.study.cells import Cell, claim, deaths_of, grid, record_of, state_of, write_record
 from nnssl.evaluate.study.jobs import ATTEMPTS, Share
 from nnssl.evaluate.study.spec import StudyConfig, recorded_study
 from nnssl.files import read_json
@@ -38,8 +38,7 @@ def work(folder: Path, device: torch.device, share: Share, number: int) -> None:
     draws = read_json(folder / "draws.json")
     time.sleep(0.2 * number + random.random() * 0.1)  # workers of one call do not reach for the same lock at once
     # what has killed its process comes last: it may do so again, and the rest of the study should be done by then
-    cells = sorted(share.of(grid(study)), key=lambda cell: record_of(cell.folder(folder)).get("deaths", 0))
-    for cell in cells:
+    for cell in sorted(share.of(grid(study)), key=lambda cell: _deaths(cell.folder(folder))):
         where = cell.folder(folder)
         while state_of(where) == "waiting":
             with claim(where, _stop_myself) as mine:
@@ -58,7 +57,8 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
     record = record_of(folder)
     attempts = int(record.get("attempts", 0)) + 1
     if attempts > ATTEMPTS:
-        write_record(folder, state="failed", reason="the process died twice; see the logs folder")
+        reason = "the process died twice; see the logs folder"
+        write_record(folder, state="failed", reason=reason, deaths=deaths_of(record))
         return
     write_record(
         folder,
@@ -69,7 +69,8 @@ def run_one(study: StudyConfig, cell: Cell, folder: Path, draws: Any, device: to
         started=_now(),
         host=socket.gethostname(),
         device=str(device),
-        made_with=_made_with(record, device),
+        deaths=deaths_of(record),
+        made_with=_made_with(record, device, (folder / "curve.csv").is_file() and study.classify is None),
     )
     began = time.monotonic()
     log.info("=== %s, attempt %d, %s", cell.name, attempts, _now())
@@ -112,10 +113,17 @@ def _let_go(device: torch.device) -> None:
     empty_cache(device)
 
 
-def _made_with(record: dict[str, Any], device: torch.device) -> list[dict[str, str]]:
-    """Device and versions, after those of whoever began: a cell goes on from a checkpoint, maybe on another machine."""
-    earlier, own = list(record.get("made_with", [])), {"device": str(device), **package_versions()}
+def _made_with(record: dict[str, Any], device: torch.device, goes_on: bool) -> list[dict[str, str]]:
+    """Device and versions; where a cell goes on from a checkpoint, after those of whoever began it."""
+    earlier = record.get("made_with", []) if goes_on else []
+    own = {"device": str(device), **package_versions()}
     return earlier if own in earlier else [*earlier, own]
+
+
+def _deaths(folder: Path) -> int:
+    """Of a cell that nobody has; one that another worker runs has not killed it."""
+    record = record_of(folder)
+    return deaths_of(record) if state_of(folder) != "running" else int(record.get("deaths", 0))
 
 
 def _now() -> str:
