@@ -14,7 +14,7 @@ import pytest
 from nnssl.cli.study import _without_job
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.cells import Cell, write_record
-from nnssl.evaluate.study.preparation import prepare
+from nnssl.evaluate.study.preparation import _crops, prepare
 from nnssl.evaluate.study.spec import StudyConfig, write_study
 from tests.conftest import run_command
 from tests.evaluate.test_study_cells import study
@@ -151,3 +151,22 @@ def test_a_job_of_an_array_records_the_whole_study(
     run = ["run", str(tmp_path / "s.yaml"), "-o", str(tmp_path / "s")]
     assert run_command("study", *run, "--job", "0/8") == 0
     assert json.loads((tmp_path / "s" / "study.json").read_text())["command"] == " ".join(["nnssl_study", *run])
+
+
+OWN = {"steps": 100, "config": {"batch_size": 4}}
+
+
+@pytest.mark.parametrize(
+    ("provenance", "crops"),
+    [
+        (OWN, 400),
+        ({**OWN, "init": {"sha256": "0", "provenance": {"steps": 50, "config": {"batch_size": 2}}}}, 500),
+        ({**OWN, "init": {"sha256": "0", "provenance": {"steps": 50}}}, None),  # an encoder of somebody else's
+        ({**OWN, "init": None}, 400),
+        ({**OWN, "init": "x"}, 400),
+        ({**OWN, "config": "x"}, None),
+        ({}, None),
+    ],
+)
+def test_the_cost_of_a_pretraining_has_its_ancestors(provenance: dict[str, Any], crops: int | None) -> None:
+    assert _crops(provenance) == crops
