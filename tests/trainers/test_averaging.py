@@ -27,7 +27,7 @@ def test_it_is_the_power_weighted_mean_of_all_steps(power: float) -> None:
     # late steps weigh as t^power, up to the lower-order terms of the recursion
     assert weights[29] / weights[14] == pytest.approx(2**power, rel=0.35)
     with average.in_place():
-        assert float(module.weight) == pytest.approx(float(weights @ values), rel=1e-5)
+        assert float(module.weight.detach()) == pytest.approx(float(weights @ values), rel=1e-5)
     assert float(module.weight) == pytest.approx(values[-1])
 
 
