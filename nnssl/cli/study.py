@@ -153,7 +153,7 @@ def _run(a: argparse.Namespace) -> int:
         for line in measure_cost(study, a.o, a.jobs * share.count, device):
             log.info("%s", line)
         return 0
-    prepare(study, a.o, shlex.join([Path(sys.argv[0]).name, *_without_job(sys.argv[1:])]), device)
+    prepare(study, a.o, _command_of_all([Path(sys.argv[0]).name, *sys.argv[1:]]), device)
     done, failed = run_study(a.o, a.jobs, share, device)
     log.info("%d trainings done, %d failed; next: nnssl_study report %s", done, failed, a.o)
     if failed:
@@ -161,10 +161,14 @@ def _run(a: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _without_job(arguments: Sequence[str]) -> list[str]:
-    """The arguments of the whole study: one part of a job array would repeat a part of it."""
-    before = ["", *arguments]
-    return [now for last, now in zip(before, arguments) if "--job" not in (last, now) and not now.startswith("--job=")]
+def _command_of_all(arguments: Sequence[str]) -> str:
+    """The command as the report tells it: of the whole study, not of one job of an array; files without their folders."""
+    kept = [
+        now
+        for last, now in zip(["", *arguments], arguments)
+        if "--job" not in (last, now) and not now.startswith("--job=")
+    ]
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in kept)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -69,6 +69,18 @@ def test_a_page_says_what_its_studies_say(page: str) -> None:
                 assert (mean.group(), shown) in rows, line
 
 
+def test_kept_studies_name_no_folder_of_a_machine() -> None:
+    """Only nnU-Net's own: `$nnUNet_results/...`."""
+    for study in STUDIES:
+        for path in (
+            *study.glob("*.json"),
+            *study.glob("*.yaml"),
+            *study.rglob("cell.json"),
+            *study.rglob("load_report.json"),
+        ):
+            assert not re.search(r"(?<![\w$}.])/\w+/", path.read_text(encoding="utf-8")), path
+
+
 def test_bold_is_what_excludes_zero() -> None:
     """In tables of five draws: all that is, and nothing else; an end that is zero in the digits shown does not."""
     marked = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nnssl.cli.study import _without_job
+from nnssl.cli.study import _command_of_all
 from nnssl.errors import NnsslError
 from nnssl.evaluate.study.cells import Cell, write_record
 from nnssl.evaluate.study.preparation import _crops, prepare
@@ -140,7 +140,10 @@ def test_labels_mended_before_the_first_result_are_the_study_s_own(target: Path,
 
 @pytest.mark.parametrize("part", [["--job", "3/8"], ["--job=3/8"], []])
 def test_the_command_of_a_record_is_that_of_the_whole_study(part: list[str]) -> None:
-    assert _without_job(["run", "s.yaml", *part, "--jobs", "2"]) == ["run", "s.yaml", "--jobs", "2"]
+    given = ["nnssl_study", "run", "/home/somebody/s.yaml", "-o", "../out", *part, "--jobs", "2"]
+    assert _command_of_all(given) == "nnssl_study run s.yaml -o ../out --jobs 2", (
+        "reports are shared: no folders of people"
+    )
 
 
 def test_a_job_of_an_array_records_the_whole_study(
@@ -150,7 +153,7 @@ def test_a_job_of_an_array_records_the_whole_study(
     write_study(of_target(target), tmp_path / "s.yaml")
     run = ["run", str(tmp_path / "s.yaml"), "-o", str(tmp_path / "s")]
     assert run_command("study", *run, "--job", "0/8") == 0
-    assert json.loads((tmp_path / "s" / "study.json").read_text())["command"] == " ".join(["nnssl_study", *run])
+    assert json.loads((tmp_path / "s" / "study.json").read_text())["command"] == "nnssl_study run s.yaml -o s"
 
 
 OWN = {"steps": 100, "config": {"batch_size": 4}}
