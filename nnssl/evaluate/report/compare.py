@@ -33,10 +33,10 @@ class Comparison:
     Attributes:
         init, count: which.
         draws: finished draws.
-        pairs: of these, the draws in which the control has finished, too: what a difference rests on.
         score: metric -> mean over draws (and cases and labels).
         sd: metric -> standard deviation over the draws' means.
-        difference: metric -> paired difference to the control, with its interval; empty for the control.
+        difference: metric -> paired difference to the control, with its interval and the number of draws that it rests on; empty
+            for the control.
         better: share of draws in which it is better than the control.
         speed: q -> median over draws of the control's steps over its own to q times the control's final value.
         reached: q -> steps of each draw.
@@ -50,7 +50,6 @@ class Comparison:
     init: str
     count: int
     draws: int
-    pairs: int
     score: dict[str, float]
     sd: dict[str, float]
     difference: dict[str, Estimate]
@@ -96,7 +95,6 @@ def _one(study: Study, init: str, count: int, metric: str, rank: float) -> Compa
         init=init,
         count=count,
         draws=len(cells),
-        pairs=len(pairs),
         score={m: mean(np.asarray(v)) for m, v in means.items()},
         sd={m: spread(v) for m, v in means.items()},
         difference={m: difference(study, init, study.config.control, count, m) for m in study.measures.names}
