@@ -35,8 +35,7 @@ class Comparison:
         draws: finished draws.
         score: metric -> mean over draws (and cases and labels).
         sd: metric -> standard deviation over the draws' means.
-        difference: metric -> paired difference to the control, with its interval and the number of draws that it rests on; empty
-            for the control.
+        difference: metric -> paired difference to the control, its interval, draws that have both; empty for the control.
         better: share of draws in which it is better than the control.
         speed: q -> median over draws of the control's steps over its own to q times the control's final value.
         reached: q -> steps of each draw.
